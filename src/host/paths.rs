@@ -1,0 +1,99 @@
+//! Where everything lies on the host: one relocatable value, so that tests can read a host tree.
+
+use std::path::{Path, PathBuf};
+
+/// Every absolute path that the program uses, below one root.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    root: PathBuf,
+    cache: Option<PathBuf>,
+}
+
+impl Paths {
+    /// The paths of the running machine.
+    pub fn live() -> Self {
+        Self::below("/")
+    }
+
+    /// The same paths below another root.
+    pub fn below(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), cache: None }
+    }
+
+    /// Uses another directory for the cache; taken as it is, not below the root.
+    #[must_use]
+    pub fn with_cache(mut self, cache: PathBuf) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// The cache, `/var/cache/nvstage`.
+    pub fn cache(&self) -> PathBuf {
+        self.cache.clone().unwrap_or_else(|| self.at("var/cache/nvstage"))
+    }
+
+    /// Logs of runs, `/var/log/nvstage`.
+    pub fn logs(&self) -> PathBuf {
+        self.at("var/log/nvstage")
+    }
+
+    /// The log that the replaced script writes, `/var/log/phoenix_hypervisor.log`.
+    pub fn phoenix_log(&self) -> PathBuf {
+        self.at("var/log/phoenix_hypervisor.log")
+    }
+
+    /// Locks of this program, one per container, `/run/lock/nvstage`.
+    pub fn locks(&self) -> PathBuf {
+        self.at("run/lock/nvstage")
+    }
+
+    /// Recipes of the machine's administrator, `/etc/nvstage/recipes`.
+    pub fn recipes(&self) -> PathBuf {
+        self.at("etc/nvstage/recipes")
+    }
+
+    /// Proxmox's cluster file system, `/etc/pve`.
+    pub fn pve(&self) -> PathBuf {
+        self.at("etc/pve")
+    }
+
+    /// Proxmox's lock on one container's configuration
+    /// (`PVE::LXC::Config`: `/run/lock/lxc/pve-config-<id>.lock`).
+    pub fn pve_config_lock(&self, ctid: &str) -> PathBuf {
+        self.at("run/lock/lxc").join(format!("pve-config-{ctid}.lock"))
+    }
+
+    /// Proxmox's container tool, `/usr/sbin/pct`.
+    pub fn pct(&self) -> PathBuf {
+        self.at("usr/sbin/pct")
+    }
+
+    /// Plain LXC's containers, `/var/lib/lxc`.
+    pub fn lxc(&self) -> PathBuf {
+        self.at("var/lib/lxc")
+    }
+
+    /// Device nodes, `/dev`.
+    pub fn dev(&self) -> PathBuf {
+        self.at("dev")
+    }
+
+    /// What NVIDIA's kernel module says of itself, `/proc/driver/nvidia`.
+    pub fn proc_nvidia(&self) -> PathBuf {
+        self.at("proc/driver/nvidia")
+    }
+
+    /// A path as a container's configuration names it (`/dev/nvidia0`), on this machine.
+    pub fn host_path(&self, absolute: &str) -> PathBuf {
+        self.root.join(absolute.trim_start_matches('/'))
+    }
+
+    /// The root below which all of this lies; `/` on a live machine.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}

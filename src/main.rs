@@ -1,0 +1,3 @@
+//! The `nvstage` program.
+
+fn main() {}
