@@ -1,0 +1,114 @@
+//! A host directory shown inside a running container: no copy, no restart, nothing to write through.
+//!
+//! Order of events: an overlay of the directory without an upper layer is created as a detached
+//! mount; a thread of its own enters the container's mount namespace and root; there the mount is
+//! attached. An overlay without an upper layer is read-only as a whole: where container root can
+//! remount a read-only bind for writing, this stays "Read-only file system".
+//! It goes away with the container, or with [`detach`].
+
+use std::ffi::{CString, OsStr};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{chroot, fchdir};
+
+use super::sys::{NewFilesystem, move_mount};
+use crate::error::{Error, Result};
+
+/// Shows the directories `layers` (the first one on top) at `target` inside the container whose
+/// first process is `pid` on this host. What an earlier run left there is taken away first.
+///
+/// # Errors
+/// Host error when a namespace cannot be entered or the overlay not be made.
+pub fn attach(pid: u32, layers: [&Path; 2], target: &str) -> Result<()> {
+    let what = || format!("show `{}` inside the container at `{target}`", layers[0].display());
+    let fail = |error: io::Error| {
+        Error::host(what())
+            .because(error)
+            .hint("`--stage push` copies the installer into the container instead")
+    };
+    let mount = overlay(layers).map_err(fail)?;
+    let target = target.to_owned();
+    inside(pid, move || {
+        take_away(&target)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(&target)?;
+        let root = File::open("/")?;
+        let path = CString::new(target.trim_start_matches('/')).map_err(io::Error::other)?;
+        move_mount(&mount, &root, &path)
+    })
+    .map_err(fail)
+}
+
+/// Takes away what [`attach`] showed at `target`; nothing there is fine.
+///
+/// # Errors
+/// Host error when the mount cannot be taken away.
+pub fn detach(pid: u32, target: &str) -> Result<()> {
+    let path = target.to_owned();
+    inside(pid, move || take_away(&path)).map_err(|error| {
+        Error::host(format!("take `{target}` away from inside the container")).because(error)
+    })
+}
+
+/// A detached, read-only overlay mount of two directories.
+fn overlay(layers: [&Path; 2]) -> io::Result<OwnedFd> {
+    let mut lower = Vec::new();
+    for layer in layers {
+        if !lower.is_empty() {
+            lower.push(b':');
+        }
+        for &byte in OsStr::as_bytes(layer.as_os_str()) {
+            if matches!(byte, b':' | b'\\') {
+                lower.push(b'\\');
+            }
+            lower.push(byte);
+        }
+    }
+    let filesystem = NewFilesystem::open(c"overlay")?;
+    filesystem.set(c"lowerdir", &CString::new(lower).map_err(io::Error::other)?)?;
+    filesystem.flag(c"ro")?;
+    filesystem.mount()
+}
+
+/// Unmounts everything stacked at `target`, then removes the directory.
+fn take_away(target: &str) -> io::Result<()> {
+    loop {
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(nix::Error::EINVAL | nix::Error::ENOENT) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match std::fs::remove_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Runs `work` with the container's mount namespace and root directory, on a thread of its own:
+/// `unshare(CLONE_FS)` frees the thread from the process's root, so the rest stays where it is.
+fn inside<T: Send>(pid: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    let root = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(format!("/proc/{pid}/root"))?;
+    thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+            fchdir(&root)?;
+            chroot(".")?;
+            nix::unistd::chdir("/")?;
+            work()
+        });
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the mount thread panicked")))
+    })
+}

@@ -1,0 +1,144 @@
+//! A container's file system, read from the host without ever leaving it.
+//!
+//! The tree belongs to somebody else: absolute links, `..` and magic links in it must not lead
+//! into the host. Every look-up is `openat2(2)` with `RESOLVE_IN_ROOT`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+
+use crate::digest::{Digest, hash_reader};
+
+/// A handle on the root directory of a running container.
+#[derive(Debug)]
+pub struct ContainerRoot {
+    root: File,
+}
+
+impl ContainerRoot {
+    /// The root of the container whose first process is `pid` on this host. (The directory
+    /// `/var/lib/lxc/<id>/rootfs` is empty on the host: `lxc.monitor.unshare = 1`.)
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+        Ok(Self { root: options.open(format!("/proc/{pid}/root"))? })
+    }
+
+    fn resolve(&self, path: &str, flags: OFlag) -> io::Result<File> {
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+        Ok(openat2(self.root.as_fd(), path.trim_start_matches('/'), how)?.into())
+    }
+
+    /// Opens a regular file. A FIFO or a device is refused, and opening it has no effect.
+    ///
+    /// # Errors
+    /// `NotFound`, or `InvalidInput` for anything but a regular file.
+    pub fn open(&self, path: &str) -> io::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let looked_at = self.resolve(path, OFlag::O_PATH)?.metadata()?;
+        if !looked_at.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let file = self.resolve(path, flags)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(file)
+    }
+
+    /// The text of a file of at most `limit` bytes; what is not UTF-8 is replaced.
+    ///
+    /// # Errors
+    /// As [`ContainerRoot::open`].
+    pub fn read_text(&self, path: &str, limit: u64) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.open(path)?.take(limit).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The digest and the size in bytes of a file whose size is `expected`; a file of another
+    /// size is not read at all.
+    ///
+    /// # Errors
+    /// As [`ContainerRoot::open`].
+    pub fn digest_if_size(&self, path: &str, expected: u64) -> io::Result<Option<Digest>> {
+        let file = self.open(path)?;
+        if file.metadata()?.size() != expected {
+            return Ok(None);
+        }
+        let (digest, length) = hash_reader(file.take(expected))?;
+        Ok((length == expected).then_some(digest))
+    }
+
+    /// Where a symbolic link points, as it is written in the link.
+    ///
+    /// # Errors
+    /// `NotFound`, or `InvalidInput` when it is no link.
+    pub fn link_target(&self, path: &str) -> io::Result<PathBuf> {
+        let link = self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        Ok(PathBuf::from(readlinkat(&link, "")?))
+    }
+
+    /// Bytes that root of the container may still write to its root file system.
+    ///
+    /// # Errors
+    /// When the container is gone.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let directory = self.resolve("/", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let numbers = nix::sys::statvfs::fstatvfs(&directory)?;
+        Ok(numbers.blocks_available() * numbers.fragment_size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn hostile() -> (tempfile::TempDir, ContainerRoot) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("etc")).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test's own scratch file")]
+        std::fs::write(at("etc/hostname"), "inside").unwrap();
+        symlink("/etc/hostname", at("absolute")).unwrap();
+        symlink("../../../../../../etc/hostname", at("etc/upwards")).unwrap();
+        symlink("/proc/self/root/etc/hostname", at("magic")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let root = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(directory.path())
+            .unwrap();
+        (directory, ContainerRoot { root })
+    }
+
+    #[test]
+    fn links_stay_inside_the_container() {
+        let (_directory, root) = hostile();
+        assert_eq!(root.read_text("/absolute", 100).unwrap(), "inside");
+        assert_eq!(root.read_text("/etc/upwards", 100).unwrap(), "inside");
+        assert!(root.read_text("/magic", 100).is_err());
+    }
+
+    #[test]
+    fn a_fifo_is_refused_and_does_not_block() {
+        let (_directory, root) = hostile();
+        assert_eq!(root.open("/fifo").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_link_is_read_as_written() {
+        let (_directory, root) = hostile();
+        assert_eq!(root.link_target("/absolute").unwrap(), PathBuf::from("/etc/hostname"));
+        assert!(root.link_target("/etc/hostname").is_err());
+    }
+}
