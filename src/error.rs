@@ -68,7 +68,7 @@ impl ExitCode {
 }
 
 /// What went wrong, with everything a person needs to put it right.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     code: ExitCode,
     container: Option<Ctid>,

@@ -1,5 +1,6 @@
 //! What the library tells while it works. It never prints; a printer on the top floor does.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -44,6 +45,11 @@ pub enum Event {
         /// A sentence fragment.
         text: String,
     },
+    /// A container's work ended with an error; the others go on.
+    Failed {
+        /// The whole error, as [`crate::error::Error`] prints it.
+        text: String,
+    },
     /// Something that deserves attention although the work goes on.
     Warning {
         /// A sentence fragment.
@@ -56,7 +62,7 @@ fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S:
 }
 
 /// Where events go.
-pub trait Events: Sync {
+pub trait Events: fmt::Debug + Sync {
     /// Takes one event; must be quick, it is called from the middle of the work.
     fn emit(&self, event: Event);
 }

@@ -1,17 +1,18 @@
 //! The live machine: processes, files, locks, mounts, signals. The only floor that touches it.
 
 pub mod cancel;
+pub mod devices;
+pub mod files;
 pub mod mount;
 pub mod paths;
 pub mod process;
 pub mod rootfs;
 pub mod runlog;
 pub mod sys;
+pub mod wait;
 
 use std::fmt;
-use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::time::Duration;
 
 use crate::error::Result;
 use cancel::Cancel;
@@ -40,17 +41,6 @@ impl Host {
     /// # Errors
     /// The interruption error.
     pub fn wait(&self, duration: Duration) -> Result<()> {
-        let until = Instant::now() + duration;
-        loop {
-            self.cancel.check()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            let mut descriptors = [PollFd::new(self.cancel.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
-            // An interrupted wait is simply looked at again.
-            let _ = poll(&mut descriptors, timeout.unwrap_or(PollTimeout::MAX));
-        }
+        wait::wait(duration, &self.cancel)
     }
 }

@@ -1,0 +1,286 @@
+//! The cache: everything that was downloaded, by digest, and proof that it was verified.
+//!
+//! Layout below the cache's directory:
+//!
+//! ```text
+//! CACHEDIR.TAG  .lock
+//! blobs-v1/sha256/<hex>     immutable, mode 0444
+//! verified-v1/<hex>         size, times and inode at the last verification of that blob
+//! partial-v1/<hex>          downloads in progress, each locked while it grows
+//! trees-v1/<hex>/           an installer unpacked: payload/, stand-ins/, index.json
+//! locks-v1/<name>.lock      what a recipe resolved to
+//! ```
+//!
+//! A [`CachedArtifact`] can be had from here only, so whoever holds one holds verified bytes. A
+//! blob counts as verified while its size, times and inode are those of its record, and is hashed
+//! again otherwise; a damaged one is removed and fetched again.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::artifact::Artifact;
+use crate::digest::{Digest, hash_reader};
+use crate::error::{Error, Result};
+use crate::event::{Event, Events};
+use crate::fetch::{Fetched, Fetcher, Partial};
+use crate::host::cancel::Cancel;
+use crate::host::files::{self, Lock, failed};
+
+mod blob;
+mod decompress;
+mod index;
+mod tree;
+mod unpack;
+
+pub use blob::CachedArtifact;
+pub use index::TreeFile;
+pub use tree::Tree;
+
+/// How long the whole cache may be locked by someone who prunes it.
+const CACHE_WAIT: Duration = Duration::from_secs(120);
+/// How long another process may take to download or unpack the same file.
+const SAME_FILE_WAIT: Duration = Duration::from_secs(6 * 3600);
+/// Repository keys are a few kilobytes.
+const KEY_LIMIT: usize = 1024 * 1024;
+/// The text that makes backup programs skip the directory
+/// (Cache Directory Tagging Specification, <https://bford.info/cachedir/>).
+const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # This directory holds downloads of nvstage. They can be had again.\n";
+
+/// The cache, held shared with other users of it until dropped.
+#[derive(Debug)]
+pub struct Cache {
+    directory: PathBuf,
+    cancel: Cancel,
+    _lock: Lock,
+}
+
+impl Cache {
+    /// Opens the cache in `directory`, making it where there is none.
+    ///
+    /// # Errors
+    /// A host error when the directory cannot be made or written, or is locked for too long; the
+    /// interruption.
+    pub fn open(directory: &Path, cancel: &Cancel) -> Result<Self> {
+        for part in ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "locks-v1"] {
+            files::create_directory(&directory.join(part))?;
+        }
+        let lock = Lock::shared(&directory.join(".lock"), CACHE_WAIT, cancel)?;
+        let tag = directory.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            files::replace(&tag, CACHEDIR_TAG.as_bytes())?;
+        }
+        Ok(Self { directory: directory.to_owned(), cancel: cancel.clone(), _lock: lock })
+    }
+
+    /// The artifact from the cache, or downloaded into it. Of several processes that want the same
+    /// one, one downloads and the others wait for it.
+    ///
+    /// # Errors
+    /// An installation error when no URL delivers the right bytes or no digest is known; a host
+    /// error when the cache cannot be written; the interruption.
+    pub fn obtain(
+        &self,
+        artifact: &Artifact,
+        fetcher: &Fetcher,
+        events: &dyn Events,
+    ) -> Result<CachedArtifact> {
+        let digest = artifact.digest.ok_or_else(|| {
+            Error::install(format!("the digest of `{}` is not known", artifact.name))
+                .hint("pin it in the recipe, or allow the published one with --trust-tls")
+        })?;
+        if let Some(found) = self.find(&digest, events)? {
+            return Ok(found);
+        }
+        let path = self.partials().join(digest.to_string());
+        let lock = self.lock_partial(&path, &artifact.name, events)?;
+        if let Some(found) = self.find(&digest, events)? {
+            // Another process finished it while we waited; this partial file is a new, empty one.
+            files::remove_file(&path)?;
+            return Ok(found);
+        }
+        let directory = self.partials();
+        let partial = Partial { file: lock.file(), directory: &directory };
+        match fetcher.fetch(artifact, partial, events) {
+            Ok(fetched) => self.adopt(&lock, fetched),
+            Err(error) => {
+                if lock.file().metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                    files::remove_file(&path)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A small artifact (1 MiB at most) whose digest is not known: fetched, and stored when
+    /// `check` accepts its bytes. Used for repository keys, whose fingerprint is pinned instead.
+    ///
+    /// # Errors
+    /// As [`Cache::obtain`], and whatever `check` refuses with.
+    pub fn obtain_checked(
+        &self,
+        artifact: &Artifact,
+        fetcher: &Fetcher,
+        check: &dyn Fn(&[u8]) -> Result<()>,
+    ) -> Result<CachedArtifact> {
+        let mut error = Error::install(format!("cannot obtain `{}`", artifact.name));
+        for url in &artifact.urls {
+            match fetcher
+                .fetch_small(url, KEY_LIMIT)
+                .and_then(|bytes| check(&bytes).map(|()| bytes))
+            {
+                Ok(bytes) => return self.store(&bytes),
+                Err(failure) if failure.is_interrupted() => return Err(failure),
+                Err(failure) if artifact.urls.len() == 1 => return Err(failure),
+                Err(failure) => error = error.because(failure),
+            }
+        }
+        Err(error)
+    }
+
+    /// The digest that is published beside the artifact, from the first URL that has one.
+    ///
+    /// # Errors
+    /// The error of [`Fetcher::published_digest`] for the last URL.
+    pub fn read_published_digest(&self, artifact: &Artifact, fetcher: &Fetcher) -> Result<Digest> {
+        let mut error = Error::install(format!("there is no URL for `{}`", artifact.name));
+        for url in &artifact.urls {
+            match fetcher.published_digest(url) {
+                Ok(digest) => return Ok(digest),
+                Err(failure) if failure.is_interrupted() => return Err(failure),
+                Err(failure) => error = failure,
+            }
+        }
+        Err(error)
+    }
+
+    /// The blob with that digest if it is here and intact. A damaged one is removed, with a
+    /// warning.
+    ///
+    /// # Errors
+    /// A host error when the cache cannot be read or written.
+    pub fn find(&self, digest: &Digest, events: &dyn Events) -> Result<Option<CachedArtifact>> {
+        let path = self.blob(digest);
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path, &error)),
+        };
+        let found = CachedArtifact::new(path.clone(), *digest, metadata.len());
+        let record = self.record(digest);
+        if metadata.is_file() && blob::is_recorded(&record, &metadata) {
+            return Ok(Some(found));
+        }
+        if metadata.is_file() && found.hash()? == *digest {
+            blob::record(&record, &path)?;
+            return Ok(Some(found));
+        }
+        files::remove_file(&record)?;
+        files::remove_file(&path)?;
+        let text = format!("`{}` in the cache was damaged and is fetched again", path.display());
+        events.emit(Event::Warning { text });
+        Ok(None)
+    }
+
+    /// The verified installer, unpacked: once, for all containers.
+    ///
+    /// # Errors
+    /// An installation error when the file is not the installer that is wanted, is damaged or
+    /// holds hostile members, or the disk is full; nothing half-unpacked is ever visible. The
+    /// interruption.
+    pub fn tree(
+        &self,
+        file: &CachedArtifact,
+        installer: &crate::runfile::header::Installer,
+        events: &dyn Events,
+    ) -> Result<Tree> {
+        tree::obtain(&self.trees(), (file, installer), (events, &self.cancel))
+    }
+
+    /// The directory of the locks.
+    pub fn locks(&self) -> PathBuf {
+        self.directory.join("locks-v1")
+    }
+
+    /// The path of one lock.
+    pub fn lock_path(&self, name: &str) -> PathBuf {
+        self.locks().join(name)
+    }
+
+    /// Writes one lock in one piece.
+    ///
+    /// # Errors
+    /// A host error that names the file.
+    pub fn write_lock(&self, name: &str, text: &str) -> Result<()> {
+        files::replace(&self.lock_path(name), text.as_bytes())
+    }
+
+    /// The directory of the whole cache.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.directory.join("blobs-v1/sha256").join(digest.to_string())
+    }
+
+    fn record(&self, digest: &Digest) -> PathBuf {
+        self.directory.join("verified-v1").join(digest.to_string())
+    }
+
+    fn partials(&self) -> PathBuf {
+        self.directory.join("partial-v1")
+    }
+
+    fn trees(&self) -> PathBuf {
+        self.directory.join("trees-v1")
+    }
+
+    fn lock_partial(&self, path: &Path, name: &str, events: &dyn Events) -> Result<Lock> {
+        loop {
+            let lock = match Lock::try_exclusive(path)? {
+                Some(lock) => lock,
+                None => {
+                    let text = format!("waiting: another process downloads `{name}`");
+                    events.emit(Event::Note { text });
+                    Lock::exclusive(path, SAME_FILE_WAIT, &self.cancel)?
+                }
+            };
+            // The holder before us has renamed or removed the file that we opened.
+            let inode = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|m| m.ino());
+            if inode(fs::metadata(path)) == inode(lock.file().metadata()) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Makes a finished download a blob.
+    fn adopt(&self, lock: &Lock, fetched: Fetched) -> Result<CachedArtifact> {
+        let fail = |error: io::Error| failed("finish", lock.path(), &error);
+        lock.file().set_permissions(fs::Permissions::from_mode(0o444)).map_err(fail)?;
+        lock.file().sync_all().map_err(fail)?;
+        let path = self.blob(&fetched.digest);
+        files::rename(lock.path(), &path)?;
+        blob::record(&self.record(&fetched.digest), &path)?;
+        Ok(CachedArtifact::new(path, fetched.digest, fetched.size))
+    }
+
+    /// Makes bytes a blob.
+    fn store(&self, bytes: &[u8]) -> Result<CachedArtifact> {
+        let digest = Digest::of(bytes);
+        let path = self.blob(&digest);
+        let intact =
+            fs::File::open(&path).and_then(hash_reader).is_ok_and(|(found, _)| found == digest);
+        if !intact {
+            files::remove_file(&path)?;
+            files::replace(&path, bytes)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+                .map_err(|error| failed("finish", &path, &error))?;
+        }
+        blob::record(&self.record(&digest), &path)?;
+        Ok(CachedArtifact::new(path, digest, bytes.len() as u64))
+    }
+}

@@ -1,0 +1,134 @@
+//! The command line: which verb, with what; and the environment, read here and nowhere else.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd::{Context, phoenix, plan, prefetch, provision, verify};
+use crate::error::{Error, ExitCode};
+use crate::event::{Event, Events};
+use crate::host::Host;
+use crate::host::cancel::Cancel;
+use crate::host::paths::Paths;
+use crate::host::process::Live;
+use crate::host::runlog::run_name;
+use crate::phoenix::SCRIPT_NAME;
+use crate::phoenix_log::PhoenixLog;
+use crate::printer::{Form, Printer};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, or nothing to do
+  1   general error, interrupted, or containers failed in different ways
+  2   invalid input
+  3   container not found
+  4   host configuration error
+  5   installation error: download, verification, installer, apt, checks
+  6   the container could not be stopped or started
+  10  plan, verify: something differs";
+
+/// NVIDIA's driver userland and CUDA in Proxmox VE LXC containers, from one verified cache
+#[derive(Debug, Parser)]
+#[command(name = "nvstage", version, max_term_width = 80, after_help = EXIT_CODES)]
+#[command(propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print results and events as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Directory of the cache
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/cache/nvstage", env = "NVSTAGE_CACHE")]
+    cache: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Prefetch(prefetch::Arguments),
+    Plan(plan::Arguments),
+    Provision(Box<provision::Arguments>),
+    Verify(verify::Arguments),
+    Phoenix(phoenix::Arguments),
+}
+
+/// Runs the program with the process's arguments; returns the exit code.
+pub fn run(arguments: &[String]) -> ExitCode {
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == SCRIPT_NAME) {
+        let arguments = phoenix::Arguments { arguments: arguments[1..].to_vec() };
+        return as_phoenix(&arguments, Paths::live());
+    }
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are no error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Input } else { ExitCode::Done };
+        }
+    };
+    let paths = Paths::live().with_cache(cli.cache);
+    if let Verb::Phoenix(arguments) = &cli.verb {
+        return as_phoenix(arguments, paths);
+    }
+    let printer = Printer::new(if cli.json { Form::Json } else { Form::Text });
+    let done = host(paths).and_then(|host| {
+        let context = Context { host: &host, events: &printer, run: run_name() };
+        verb(&context, &cli.verb, &printer)
+    });
+    done.unwrap_or_else(|error| {
+        printer.error(&error);
+        error.code()
+    })
+}
+
+fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCode, Error> {
+    Ok(match verb {
+        Verb::Prefetch(arguments) => {
+            printer.prefetched(&prefetch::run(context, arguments)?);
+            ExitCode::Done
+        }
+        Verb::Plan(arguments) => {
+            let plans = plan::run(context, arguments)?;
+            printer.plans(&plans);
+            plans.exit
+        }
+        Verb::Provision(arguments) => {
+            let report = provision::run(context, arguments)?;
+            printer.report(&report);
+            report.exit
+        }
+        Verb::Verify(arguments) => {
+            let report = verify::run(context, arguments)?;
+            printer.report(&report);
+            report.exit
+        }
+        // Taken before: it prints in a form of its own.
+        Verb::Phoenix(_) => ExitCode::General,
+    })
+}
+
+fn as_phoenix(arguments: &phoenix::Arguments, paths: Paths) -> ExitCode {
+    let log = PhoenixLog::open(&paths.phoenix_log());
+    #[expect(clippy::disallowed_methods, reason = "the contract is made of environment variables")]
+    let environment = |name: &str| std::env::var(name).ok();
+    let done = host(paths).and_then(|host| {
+        let context = Context { host: &host, events: &log, run: run_name() };
+        phoenix::run(&context, arguments, &environment)
+    });
+    let code = match &done {
+        Ok(report) => report.exit,
+        Err(error) => {
+            log.emit(Event::Failed { text: error.to_string() });
+            error.code()
+        }
+    };
+    log.last_line(code);
+    code
+}
+
+fn host(paths: Paths) -> Result<Host, Error> {
+    let failed = |error| Error::general("prepare for signals").because(error);
+    let cancel = Cancel::on_signals().map_err(failed)?;
+    let processes = Box::new(Live::new(cancel.clone()).map_err(failed)?);
+    Ok(Host { paths, processes, cancel })
+}

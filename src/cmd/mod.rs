@@ -1,0 +1,273 @@
+//! The verbs. One file each: it owns its arguments, emits events, returns what was done, and
+//! prints nothing.
+
+pub mod phoenix;
+pub mod plan;
+pub mod prefetch;
+pub mod provision;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cache::Cache;
+use crate::ctid::Ctid;
+use crate::engine::supplies::{PublishedDigest, Supplies};
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::fetch::{FetchOptions, Fetcher};
+use crate::gpu::GpuAssignment;
+use crate::host::Host;
+use crate::host::files::Lock;
+use crate::host::runlog::RunLog;
+use crate::recipe::{Overrides, Recipe};
+use crate::runtime::{self, Choice, Runtime};
+
+/// The recipe that is used unless another one is named.
+pub const DEFAULT_RECIPE: &str = "cuda-12-8";
+
+/// What every verb is given.
+pub struct Context<'a> {
+    /// The machine.
+    pub host: &'a Host,
+    /// Who hears of what happens.
+    pub events: &'a dyn Events,
+    /// The name of this run, for its logs.
+    pub run: String,
+}
+
+/// Which recipe, and what is different from it.
+#[derive(Debug, Clone, Args)]
+pub struct RecipeArguments {
+    /// Recipe: a shipped name, one in /etc/nvstage/recipes, or a path
+    #[arg(long, value_name = "NAME|PATH", default_value = DEFAULT_RECIPE)]
+    pub recipe: String,
+    /// Change a value of the recipe: driver, installer.url, repository.url, packages
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[arg(long = "driver-version", env = "NVIDIA_DRIVER_VERSION", hide = true)]
+    driver: Option<String>,
+    #[arg(long = "repository-url", env = "NVIDIA_REPO_URL", hide = true)]
+    repository_url: Option<String>,
+    #[arg(long = "installer-url", env = "NVIDIA_RUNFILE_URL", hide = true)]
+    installer_url: Option<String>,
+}
+
+/// Where artifacts come from.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArguments {
+    /// Believe the digest published beside an installer that the recipe has no pin for
+    #[arg(long)]
+    pub trust_tls: bool,
+    /// Give up on a server that sends nothing for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+/// Which containers, and how they are driven.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArguments {
+    /// Containers
+    #[arg(value_name = "CTID")]
+    pub containers: Vec<String>,
+    /// GPUs to pass through: none, all, or indices in PCI order (0,1)
+    #[arg(long, value_name = "LIST", env = "GPU_ASSIGNMENT", hide_env = true)]
+    pub gpus: Option<String>,
+    /// Containers, GPUs, versions and URLs from a phoenix_lxc_configs.json
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// How containers are driven
+    #[arg(long, value_enum, default_value_t = RuntimeArgument::Auto)]
+    pub runtime: RuntimeArgument,
+}
+
+/// [`Choice`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeArgument {
+    /// pct where it is installed, lxc otherwise
+    Auto,
+    /// Proxmox VE
+    Pct,
+    /// plain LXC
+    Lxc,
+}
+
+impl From<RuntimeArgument> for Choice {
+    fn from(argument: RuntimeArgument) -> Self {
+        match argument {
+            RuntimeArgument::Auto => Self::Auto,
+            RuntimeArgument::Pct => Self::Pct,
+            RuntimeArgument::Lxc => Self::Lxc,
+        }
+    }
+}
+
+/// One container and the GPUs it gets.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Which container.
+    pub ctid: Ctid,
+    /// Its GPUs.
+    pub gpus: GpuAssignment,
+}
+
+/// What was asked for, before it is compared with the host.
+#[derive(Debug)]
+pub struct Request {
+    /// The recipe with everything that was overridden.
+    pub recipe: Recipe,
+    /// The containers.
+    pub targets: Vec<Target>,
+}
+
+impl RecipeArguments {
+    /// The default recipe with these settings, and nothing from the environment.
+    pub fn shipped_default(set: Vec<String>) -> Self {
+        let recipe = DEFAULT_RECIPE.to_owned();
+        Self { recipe, set, driver: None, repository_url: None, installer_url: None }
+    }
+
+    /// The recipe, with the overrides of the environment and of `--set`, in this order.
+    ///
+    /// # Errors
+    /// Invalid input.
+    pub fn resolve(&self, context: &Context<'_>) -> Result<Recipe> {
+        let recipe = self.load(context)?;
+        let environment = Overrides {
+            driver: self.driver.clone(),
+            repository_url: self.repository_url.clone(),
+            installer_url: self.installer_url.clone(),
+            packages: None,
+        };
+        recipe.with(&environment)?.with(&Overrides::from_settings(&self.set)?)
+    }
+
+    fn load(&self, context: &Context<'_>) -> Result<Recipe> {
+        let name = &self.recipe;
+        if !name.contains('/') && !name.ends_with(".toml") {
+            if let Some(recipe) = Recipe::shipped(name) {
+                return recipe;
+            }
+        }
+        let own = context.host.paths.recipes().join(format!("{name}.toml"));
+        let path = if own.exists() { own } else { PathBuf::from(name) };
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Error::input(format!("read the recipe `{name}`"))
+                .because(error)
+                .hint(format!("shipped recipes: {}", Recipe::shipped_names().join(", ")))
+        })?;
+        Recipe::parse(&text, &path.to_string_lossy())
+    }
+}
+
+impl TargetArguments {
+    /// The containers and their GPUs, from the command line or from the Phoenix file.
+    ///
+    /// # Errors
+    /// Invalid input.
+    pub fn resolve(&self, recipe: Recipe) -> Result<Request> {
+        if let Some(path) = &self.from {
+            return self.from_file(path, recipe);
+        }
+        if self.containers.is_empty() {
+            return Err(Error::input("find out which container: none is named")
+                .hint("`nvstage provision 201 202`, or `--from phoenix_lxc_configs.json`"));
+        }
+        let text = self.gpus.as_deref().unwrap_or_else(|| recipe.gpus());
+        let gpus = GpuAssignment::parse(text)?;
+        let mut targets: Vec<Target> = Vec::new();
+        for name in &self.containers {
+            let ctid = Ctid::parse(name)?;
+            if !targets.iter().any(|target| target.ctid == ctid) {
+                targets.push(Target { ctid, gpus: gpus.clone() });
+            }
+        }
+        Ok(Request { recipe, targets })
+    }
+
+    fn from_file(&self, path: &std::path::Path, recipe: Recipe) -> Result<Request> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::input(format!("read `{}`", path.display())).because(error)
+        })?;
+        let configs = crate::phoenix::PhoenixConfigs::parse(&text, &path.to_string_lossy())?;
+        let recipe = recipe.with(&configs.overrides())?;
+        let named: Vec<Ctid> =
+            self.containers.iter().map(|name| Ctid::parse(name)).collect::<Result<_>>()?;
+        let own = self.gpus.as_deref().map(GpuAssignment::parse).transpose()?;
+        let targets = configs
+            .requests(&named)?
+            .into_iter()
+            .map(|(ctid, gpus)| Target { ctid, gpus: own.clone().unwrap_or(gpus) })
+            .collect();
+        Ok(Request { recipe, targets })
+    }
+
+    /// The runtime that was asked for.
+    ///
+    /// # Errors
+    /// Host error when it is not there.
+    pub fn runtime<'a>(&self, context: &Context<'a>) -> Result<Box<dyn Runtime + 'a>> {
+        runtime::choose(context.host, self.runtime.into())
+    }
+}
+
+/// Opened cache and network.
+#[derive(Debug)]
+pub struct Stores {
+    cache: Cache,
+    fetcher: Fetcher,
+    published: PublishedDigest,
+}
+
+impl Stores {
+    /// Opens the cache; the network is opened when it is first needed.
+    ///
+    /// # Errors
+    /// Install error when the cache cannot be made.
+    pub fn open(context: &Context<'_>, arguments: &SourceArguments) -> Result<Self> {
+        let options = FetchOptions { stall: Duration::from_secs(arguments.timeout), attempts: 5 };
+        Ok(Self {
+            cache: Cache::open(&context.host.paths.cache(), &context.host.cancel)?,
+            fetcher: Fetcher::new(options, context.host.cancel.clone()),
+            published: match arguments.trust_tls {
+                true => PublishedDigest::TrustTls,
+                false => PublishedDigest::Refused,
+            },
+        })
+    }
+
+    /// Both together, for the engine.
+    pub fn supplies<'a>(&'a self, context: &'a Context<'_>) -> Supplies<'a> {
+        Supplies {
+            cache: &self.cache,
+            fetcher: &self.fetcher,
+            events: context.events,
+            published: self.published,
+        }
+    }
+}
+
+impl Context<'_> {
+    /// The log of this run for one container; a log that cannot be written is a warning.
+    pub fn log(&self, ctid: &Ctid) -> RunLog {
+        let directory = self.host.paths.logs().join(&self.run);
+        RunLog::open(&directory, ctid.as_str()).unwrap_or_else(|error| {
+            let text = format!("no log is written to `{}`: {error}", directory.display());
+            self.events.emit(crate::event::Event::Warning { text });
+            RunLog::none()
+        })
+    }
+
+    /// Keeps every other nvstage away from a container: two installers at once destroy each
+    /// other's work.
+    ///
+    /// # Errors
+    /// Host error when another one is at work for ten minutes.
+    pub fn lock(&self, ctid: &Ctid) -> Result<Lock> {
+        let path = self.host.paths.locks().join(format!("{ctid}.lock"));
+        Lock::exclusive(&path, Duration::from_secs(600), &self.host.cancel)
+            .map_err(|error| error.on(ctid))
+    }
+}

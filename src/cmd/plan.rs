@@ -1,0 +1,240 @@
+//! `nvstage plan CTID…`: what `provision` would do; nothing is changed, nothing fetched.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, RecipeArguments, SourceArguments, Stores, Target, TargetArguments};
+use crate::apt::{self, AptFile};
+use crate::ctid::Ctid;
+use crate::diff;
+use crate::engine::driver::{self, Package};
+use crate::engine::supplies::{Driver, Supplies};
+use crate::engine::survey::{self, Look};
+use crate::engine::wish::Wish;
+use crate::error::{Error, ExitCode, Result};
+use crate::facts::Facts;
+use crate::host::runlog::RunLog;
+use crate::plan::{DriverState, Intent, Plan, Power, Situation};
+use crate::runtime::{Runtime, Session};
+
+/// Show what provision would do, and change nothing
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    targets: TargetArguments,
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    #[command(flatten)]
+    sources: SourceArguments,
+}
+
+/// Something that would be downloaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct Download {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes, where known.
+    pub bytes: Option<u64>,
+}
+
+/// The plan for one container.
+#[derive(Debug, Serialize)]
+pub struct ContainerPlan {
+    /// Which container.
+    pub container: Ctid,
+    /// What would happen, part by part.
+    pub parts: Vec<(&'static str, String)>,
+    /// The configuration's change as a unified diff; empty when there is none.
+    pub diff: String,
+    /// Whether the container would be restarted.
+    pub restart: bool,
+    /// What would be downloaded by this host.
+    pub downloads: Vec<Download>,
+    /// Bytes of the driver that would be written into the container; `None` when the installer
+    /// has to be downloaded to know.
+    pub bytes_to_write: Option<u64>,
+    /// Lines of the configuration about NVIDIA devices that stay as they are, and why.
+    pub kept: Vec<String>,
+    /// Whether anything would change.
+    pub changes: bool,
+    /// Why there is no plan.
+    pub error: Option<String>,
+    /// The exit code for this container alone.
+    #[serde(skip)]
+    pub exit: ExitCode,
+}
+
+/// The plans of one run.
+#[derive(Debug, Serialize)]
+pub struct Plans {
+    schema: u32,
+    /// One for each container.
+    pub containers: Vec<ContainerPlan>,
+    /// The exit code of the run.
+    #[serde(skip)]
+    pub exit: ExitCode,
+}
+
+impl ContainerPlan {
+    fn new(ctid: &Ctid) -> Self {
+        Self {
+            container: ctid.clone(),
+            parts: Vec::new(),
+            diff: String::new(),
+            restart: false,
+            downloads: Vec::new(),
+            bytes_to_write: Some(0),
+            kept: Vec::new(),
+            changes: false,
+            error: None,
+            exit: ExitCode::Done,
+        }
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// What concerns every container; what concerns one is in its plan.
+pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
+    let request = arguments.targets.resolve(arguments.recipe.resolve(context)?)?;
+    let runtime = arguments.targets.runtime(context)?;
+    let stores = Stores::open(context, &arguments.sources)?;
+    let supplies = stores.supplies(context);
+    let mut containers = Vec::new();
+    for Target { ctid, gpus } in &request.targets {
+        let wish = runtime
+            .locate(ctid)
+            .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), gpus));
+        let planned = wish.and_then(|wish| match wish {
+            Some(wish) => one(context, &*runtime, ctid, (&wish, &supplies)),
+            None => {
+                let mut plan = ContainerPlan::new(ctid);
+                plan.parts.push(("passthrough", "unchanged: no GPU is assigned, nothing to do".to_owned()));
+                Ok(plan)
+            }
+        });
+        containers.push(planned.unwrap_or_else(|error| refused(ctid, error)));
+    }
+    let exit = ExitCode::combine(containers.iter().map(|plan| plan.exit));
+    Ok(Plans { schema: 1, containers, exit })
+}
+
+fn refused(ctid: &Ctid, error: Error) -> ContainerPlan {
+    let error = error.on(ctid);
+    let exit = error.code();
+    ContainerPlan { error: Some(error.to_string()), exit, ..ContainerPlan::new(ctid) }
+}
+
+fn one(
+    context: &Context<'_>,
+    runtime: &dyn Runtime,
+    ctid: &Ctid,
+    what: (&Wish, &Supplies<'_>),
+) -> Result<ContainerPlan> {
+    let (wish, supplies) = what;
+    let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
+    let outside = survey::outside(&session, &wish.nodes)?;
+    let (artifact, driver) =
+        supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
+    let seen = match outside.pid {
+        Some(pid) => Some(look(&session, wish, driver.as_ref(), pid)?),
+        None => None,
+    };
+    let mut result = ContainerPlan::new(ctid);
+    let files = match &seen {
+        Some((facts, _)) => apt_files(wish, supplies, facts, &mut result.downloads)?,
+        None => Vec::new(),
+    };
+    let intent = Intent {
+        version: &wish.version,
+        packages: wish.recipe.packages(),
+        files: &files,
+        nodes: &wish.nodes,
+    };
+    let answering = match &seen {
+        Some((facts, _)) => survey::answering(&session, &wish.nodes, facts),
+        None => BTreeSet::new(),
+    };
+    let situation = Situation {
+        edit: &outside.edit,
+        is_running: outside.pid.is_some(),
+        inside: seen.as_ref().map(|(facts, state)| (facts, state)),
+        answering: &answering,
+    };
+    let plan = Plan::compute(&intent, &situation);
+    if driver.is_none() && plan.driver.changes() {
+        result.downloads.insert(0, Download { name: artifact.name, bytes: artifact.size });
+    }
+    if plan.driver.changes() {
+        let package =
+            driver.as_ref().map(|driver| Package { recipe: &wish.recipe, driver, version: &wish.version });
+        result.bytes_to_write = package.map(driver::bytes_to_write);
+    }
+    let old = std::fs::read(&outside.path).unwrap_or_default();
+    result.diff = diff::unified(&outside.path.to_string_lossy(), &old, &outside.edit.config.to_bytes());
+    result.kept =
+        outside.edit.foreign.iter().map(|line| format!("`{}`: {}", line.text, line.why)).collect();
+    result.restart = matches!(plan.power, Power::Restart(_));
+    result.changes = plan.changes();
+    result.exit = if plan.changes() { ExitCode::Differs } else { ExitCode::Done };
+    result.parts = parts(&plan);
+    Ok(result)
+}
+
+fn look(
+    session: &Session<'_>,
+    wish: &Wish,
+    driver: Option<&Driver>,
+    pid: u32,
+) -> Result<(Facts, DriverState)> {
+    let look = Look { wait: 30, nodes: &wish.nodes, packages: wish.recipe.packages() };
+    let facts = survey::inside(session, look)?;
+    survey::refuse_system(&facts)?;
+    let root = survey::root(session, pid)?;
+    let state = match driver {
+        Some(driver) => {
+            driver::state(&root, Package { recipe: &wish.recipe, driver, version: &wish.version })
+        }
+        None => survey::recorded_driver(&root, &wish.version),
+    };
+    Ok((facts, state))
+}
+
+/// The files that apt should read, as far as they are known without fetching the key.
+fn apt_files(
+    wish: &Wish,
+    supplies: &Supplies<'_>,
+    facts: &Facts,
+    downloads: &mut Vec<Download>,
+) -> Result<Vec<AptFile>> {
+    if wish.recipe.packages().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut files =
+        vec![apt::pins(wish.recipe.denied_packages(), wish.recipe.allowed_packages())];
+    match supplies.repository_at_hand(&wish.recipe, &facts.distribution, facts.architecture)? {
+        Some(repository) => files.extend(repository.files()),
+        None => {
+            let name = format!("repository key for {}", facts.distribution);
+            downloads.push(Download { name, bytes: None });
+        }
+    }
+    Ok(files)
+}
+
+fn parts(plan: &Plan) -> Vec<(&'static str, String)> {
+    let power = match &plan.power {
+        Power::Keep => "unchanged: no restart needed".to_owned(),
+        Power::Start => "change: start it".to_owned(),
+        Power::Restart(why) => format!("change: restart it, {why}"),
+    };
+    vec![
+        ("passthrough", plan.passthrough.to_string()),
+        ("power", power),
+        ("driver", plan.driver.to_string()),
+        ("packages", plan.packages.to_string()),
+    ]
+}

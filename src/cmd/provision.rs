@@ -1,0 +1,158 @@
+//! `nvstage provision CTID…`: the main job.
+
+use clap::Args;
+
+use super::{Context, RecipeArguments, Request, SourceArguments, Stores, Target, TargetArguments};
+use crate::ctid::Ctid;
+use crate::engine::provision::{self, Manner, Means};
+use crate::engine::survey;
+use crate::engine::wish::{AtTheEnd, Stage, Wish};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::host::runlog::RunLog;
+use crate::report::{ContainerReport, Outcome, Report, Step};
+use crate::runtime::{Runtime, Session};
+
+/// Provision containers: GPUs, driver userland, CUDA packages, checks
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub(crate) targets: TargetArguments,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArguments,
+    #[command(flatten)]
+    pub(crate) sources: SourceArguments,
+    /// How the installer gets inside: mount (nothing is copied) or push
+    #[arg(long, value_enum, default_value_t = StageArgument::Mount)]
+    pub(crate) stage: StageArgument,
+    /// Stop a container again at the end that was stopped before
+    #[arg(long)]
+    pub(crate) restore_state: bool,
+}
+
+/// [`Stage`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StageArgument {
+    /// show the unpacked installer inside, read-only
+    Mount,
+    /// copy the .run inside
+    Push,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// What concerns every container: the recipe, the arguments, the runtime. What concerns one is in
+/// its report.
+pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
+    let request = arguments.targets.resolve(arguments.recipe.resolve(context)?)?;
+    let runtime = arguments.targets.runtime(context)?;
+    let manner = Manner {
+        stage: match arguments.stage {
+            StageArgument::Mount => Stage::Mount,
+            StageArgument::Push => Stage::Push,
+        },
+        at_the_end: match arguments.restore_state {
+            true => AtTheEnd::RestoreState,
+            false => AtTheEnd::KeepRunning,
+        },
+    };
+    let stores = Stores::open(context, &arguments.sources)?;
+    carry_out(context, &request, (&*runtime, &stores), manner)
+}
+
+/// What becomes of one container before anything is fetched.
+enum Prepared {
+    Ready(Box<Wish>),
+    Ended(ContainerReport),
+}
+
+fn carry_out(
+    context: &Context<'_>,
+    request: &Request,
+    means: (&dyn Runtime, &Stores),
+    manner: Manner,
+) -> Result<Report> {
+    let (runtime, stores) = means;
+    let prepared: Vec<(&Ctid, Prepared)> = request
+        .targets
+        .iter()
+        .map(|target| (&target.ctid, prepare(context, request, runtime, target)))
+        .collect();
+    let supplies = stores.supplies(context);
+    let first = prepared.iter().find_map(|(_, prepared)| match prepared {
+        Prepared::Ready(wish) => Some(wish),
+        Prepared::Ended(_) => None,
+    });
+    // Once for all of them: they differ in their GPUs only.
+    let driver = first.map(|wish| supplies.driver(&wish.recipe, &wish.version, wish.architecture));
+    let mut reports = Vec::new();
+    for (ctid, prepared) in prepared {
+        reports.push(match (prepared, &driver) {
+            (Prepared::Ended(report), _) => report,
+            (Prepared::Ready(_), Some(Err(error))) => failed(ctid, error.clone()),
+            (Prepared::Ready(_), None) => failed(ctid, Error::general("prepare its installer")),
+            (Prepared::Ready(wish), Some(Ok(driver))) => {
+                let means =
+                    provision::Means { wish: &wish, driver, supplies: &supplies, manner };
+                one(context, runtime, ctid, &means)
+            }
+        });
+    }
+    Ok(Report::new("provision", reports))
+}
+
+fn failed(ctid: &Ctid, error: Error) -> ContainerReport {
+    let mut report = ContainerReport::new(ctid);
+    report.add(Step::Facts, Outcome::Failed(error.what().to_owned()), std::time::Duration::ZERO);
+    report.fail(error);
+    report
+}
+
+/// Everything that can be refused without looking inside, before gigabytes are fetched.
+fn prepare(
+    context: &Context<'_>,
+    request: &Request,
+    runtime: &dyn Runtime,
+    target: &Target,
+) -> Prepared {
+    let ctid = &target.ctid;
+    let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
+    let wish = runtime
+        .locate(ctid)
+        .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus))
+        .and_then(|wish| match wish {
+            Some(wish) => survey::outside(&session, &wish.nodes).map(|_| Some(wish)),
+            None => Ok(None),
+        });
+    match wish {
+        Ok(Some(wish)) => Prepared::Ready(Box::new(wish)),
+        Ok(None) => {
+            let mut report = ContainerReport::new(ctid);
+            let why = "no GPU is assigned, nothing to do".to_owned();
+            report.add(Step::Passthrough, Outcome::Unchanged(why), std::time::Duration::ZERO);
+            Prepared::Ended(report)
+        }
+        Err(error) => Prepared::Ended(failed(ctid, error.on(ctid))),
+    }
+}
+
+fn one(
+    context: &Context<'_>,
+    runtime: &dyn Runtime,
+    ctid: &Ctid,
+    means: &Means<'_>,
+) -> ContainerReport {
+    let _lock = match context.lock(ctid) {
+        Ok(lock) => lock,
+        Err(error) => return failed(ctid, error),
+    };
+    let log = context.log(ctid);
+    let session = Session { host: context.host, runtime, ctid, log: &log };
+    let report = provision::run(&session, means);
+    if let Some(error) = &report.error {
+        // At once, before the next container's steps push it off the screen.
+        context.events.emit(Event::Failed { text: error.to_string() });
+    }
+    report
+}

@@ -1,0 +1,328 @@
+//! A container's configuration file as a lossless document.
+//!
+//! [`LxcConfig`] keeps every byte: parsing and printing any input is the identity. What it reads is
+//! the live section alone: in Proxmox VE's dialect everything before the first section header, in
+//! plain LXC's the whole file. Edits are made there and nowhere else, in the file's own line
+//! ending.
+//!
+//! The rules are those of `PVE::LXC::Config::parse_pct_config` (pve-container,
+//! `src/PVE/LXC/Config.pm`) and of `lxc.container.conf(5)`.
+
+use std::borrow::Cow;
+
+/// Whose rules a configuration file follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Proxmox VE's `/etc/pve/lxc/<CTID>.conf`: `key: value`, raw `lxc.*` lines, sections of
+    /// pending changes and snapshots.
+    Proxmox,
+    /// Plain LXC's `config`: `key = value`, no sections.
+    Lxc,
+}
+
+/// A configuration file, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LxcConfig {
+    dialect: Dialect,
+    /// Every line with its ending; only the last one may lack it.
+    lines: Vec<Vec<u8>>,
+    /// How many of them are the live section.
+    live: usize,
+}
+
+/// One line of the live section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// Its number in the file, from 1.
+    pub number: usize,
+    /// Its text without the ending; bytes that are not UTF-8 appear as U+FFFD.
+    pub text: Cow<'a, str>,
+    /// What the owner of the file takes it for.
+    pub kind: LineKind,
+}
+
+/// What a line is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LineKind {
+    /// Nothing but blanks.
+    Blank,
+    /// A comment; on Proxmox VE a part of the description.
+    Comment,
+    /// `lxc.…`, handed to LXC as it is; repeated keys all count.
+    Raw {
+        /// The key.
+        key: String,
+        /// The value without blanks around it.
+        value: String,
+    },
+    /// A setting of Proxmox VE; of a repeated key the last one counts.
+    Setting {
+        /// The key.
+        key: String,
+        /// The value without blanks around it.
+        value: String,
+    },
+    /// Not understood, and dropped by Proxmox VE when it next writes the file.
+    Other,
+}
+
+/// A device passed by Proxmox VE itself: `dev0: /dev/nvidia0,mode=0666`
+/// (`PVE::LXC::Config`, `dev[n]`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedDevice {
+    /// The number of its line in the file, from 1.
+    pub number: usize,
+    /// Its key, `dev0`.
+    pub key: String,
+    /// The node on the host, and inside.
+    pub path: String,
+    /// The mode of the node inside, four octal digits; Proxmox VE takes 0660 where it is not given.
+    pub mode: Option<String>,
+    /// Whether the container may write to it.
+    pub access: Access,
+}
+
+/// What a container may do with a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and write.
+    ReadWrite,
+    /// Read only (`deny-write=1`).
+    ReadOnly,
+}
+
+impl LxcConfig {
+    /// Takes a file apart. Any input is accepted: what is not understood is kept.
+    pub fn parse(bytes: &[u8], dialect: Dialect) -> Self {
+        let lines: Vec<Vec<u8>> =
+            bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        let header = match dialect {
+            Dialect::Proxmox => lines.iter().position(|line| is_section_header(line)),
+            Dialect::Lxc => None,
+        };
+        let live = header.unwrap_or(lines.len());
+        Self { dialect, lines, live }
+    }
+
+    /// The file again; unless it was edited, exactly the bytes that were parsed.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.lines.concat()
+    }
+
+    /// Whose rules it follows.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The lines of the live section, in order.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        self.lines[..self.live].iter().enumerate().map(|(index, bytes)| {
+            let text = String::from_utf8_lossy(without_ending(bytes));
+            let kind = match self.dialect {
+                Dialect::Proxmox => proxmox_line(&text),
+                Dialect::Lxc => lxc_line(&text),
+            };
+            Line { number: index + 1, text, kind }
+        })
+    }
+
+    /// The value of a key in the live section; of a repeated one the last.
+    pub fn value(&self, key: &str) -> Option<String> {
+        let values = self.lines().filter_map(|line| match line.kind {
+            LineKind::Raw { key: found, value } | LineKind::Setting { key: found, value } => {
+                (found == key).then_some(value)
+            }
+            _ => None,
+        });
+        values.last()
+    }
+
+    /// The task that Proxmox VE has locked the container for: `backup`, `snapshot`, `mounted`, ….
+    pub fn lock(&self) -> Option<String> {
+        self.setting("lock")
+    }
+
+    /// Whether it is a template, which can never be started.
+    pub fn is_template(&self) -> bool {
+        self.setting("template").is_some_and(|value| is_true(&value))
+    }
+
+    /// Whether its root is an ordinary user outside: `unprivileged: 1`, or ids that are mapped by
+    /// hand. What an included file says is not seen.
+    pub fn is_unprivileged(&self) -> bool {
+        self.setting("unprivileged").is_some_and(|value| is_true(&value))
+            || self.lines().any(|line| {
+                let LineKind::Raw { key, .. } = &line.kind else { return false };
+                key == "lxc.idmap" || key == "lxc.id_map"
+            })
+    }
+
+    /// The devices that Proxmox VE passes itself, in the order of their keys in the file.
+    pub fn devices(&self) -> Vec<PassedDevice> {
+        let mut devices: Vec<PassedDevice> = Vec::new();
+        if self.dialect == Dialect::Lxc {
+            return devices;
+        }
+        for line in self.lines() {
+            let LineKind::Setting { key, value } = line.kind else { continue };
+            let number = key.strip_prefix("dev").and_then(|digits| digits.parse::<u8>().ok());
+            let Some(path) = number.and_then(|_| property(&value, "path")) else { continue };
+            devices.retain(|device| device.key != key);
+            devices.push(PassedDevice {
+                number: line.number,
+                path: path.to_owned(),
+                mode: property(&value, "mode").map(str::to_owned),
+                access: match property(&value, "deny-write") {
+                    Some(value) if is_true(value) => Access::ReadOnly,
+                    _ => Access::ReadWrite,
+                },
+                key,
+            });
+        }
+        devices
+    }
+
+    /// Puts lines after the last `lxc.*` line of the live section; where there is none, after its
+    /// last line that is not blank; where that is missing too, at the start of the file.
+    ///
+    /// The lines are given without an ending and get the file's own; a file without a newline at
+    /// its end still has none afterwards.
+    pub fn insert_after_lxc_lines(&mut self, lines: &[String]) {
+        if lines.is_empty() {
+            return;
+        }
+        let position = |wanted: fn(&LineKind) -> bool| {
+            self.lines().filter(|line| wanted(&line.kind)).map(|line| line.number).last()
+        };
+        let at = position(|kind| matches!(kind, LineKind::Raw { .. }))
+            .or_else(|| position(|kind| *kind != LineKind::Blank))
+            .unwrap_or(0);
+        let ending = self.ending_near(at);
+        let mut new: Vec<Vec<u8>> =
+            lines.iter().map(|line| [line.as_bytes(), ending].concat()).collect();
+        if let Some(before) = at.checked_sub(1).map(|index| &mut self.lines[index])
+            && !before.ends_with(b"\n")
+        {
+            before.extend_from_slice(ending);
+            if let Some(last) = new.last_mut() {
+                last.truncate(last.len() - ending.len());
+            }
+        }
+        self.live += new.len();
+        self.lines.splice(at..at, new);
+    }
+
+    /// Replaces the text of one line of the live section; its ending stays. `number` counts from 1,
+    /// as in [`Line`]; a number outside of the live section changes nothing.
+    pub fn replace_line(&mut self, number: usize, text: &str) {
+        let index = number.wrapping_sub(1);
+        if index < self.live {
+            let line = &mut self.lines[index];
+            let length = without_ending(line).len();
+            line.splice(..length, text.bytes());
+        }
+    }
+
+    /// A setting of Proxmox VE; plain LXC has none.
+    fn setting(&self, key: &str) -> Option<String> {
+        (self.dialect == Dialect::Proxmox).then(|| self.value(key)).flatten()
+    }
+
+    /// The line ending in use around a position: that of the line before, or of any other line.
+    fn ending_near(&self, at: usize) -> &'static [u8] {
+        let before = self.lines[..at].iter().rev();
+        let mut ended = before.chain(&self.lines[at..]).filter(|line| line.ends_with(b"\n"));
+        match ended.next() {
+            Some(line) if line.ends_with(b"\r\n") => b"\r\n",
+            _ => b"\n",
+        }
+    }
+}
+
+/// What Perl's `\s` matches in ASCII.
+fn is_blank(character: char) -> bool {
+    matches!(character, ' ' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}')
+}
+
+fn without_ending(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// `^\[pve:pending\]\s*$` or `^\[([a-z][a-z0-9_\-]+)\]\s*$`, both in any case. Every other line in
+/// brackets is only a line that is not understood.
+fn is_section_header(line: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(line);
+    let inner = text.trim_end_matches(is_blank).strip_prefix('[');
+    let Some(name) = inner.and_then(|inner| inner.strip_suffix(']')) else { return false };
+    let is_name = name.len() >= 2
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    is_name || name.eq_ignore_ascii_case("pve:pending")
+}
+
+fn proxmox_line(text: &str) -> LineKind {
+    if text.trim_matches(is_blank).is_empty() {
+        return LineKind::Blank;
+    }
+    if text.starts_with('#') {
+        return LineKind::Comment;
+    }
+    // `^(lxc\.[a-z0-9_\-\.]+)(:|\s*=)\s*(.*?)\s*$`
+    let is_raw = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c);
+    let key = &text[..text.find(|c| !is_raw(c)).unwrap_or(text.len())];
+    if key.len() > "lxc.".len() && key.starts_with("lxc.") {
+        let rest = &text[key.len()..];
+        let value =
+            rest.strip_prefix(':').or_else(|| rest.trim_start_matches(is_blank).strip_prefix('='));
+        if let Some(value) = value {
+            let value = value.trim_matches(is_blank).to_owned();
+            return LineKind::Raw { key: key.to_owned(), value };
+        }
+    }
+    // `^([a-z][a-z_]*\d*):\s*(\S.*?)\s*$`
+    let Some((key, value)) = text.split_once(':') else { return LineKind::Other };
+    let word = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let is_key = word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let value = value.trim_matches(is_blank);
+    if !is_key || value.is_empty() {
+        return LineKind::Other;
+    }
+    LineKind::Setting { key: key.to_owned(), value: value.to_owned() }
+}
+
+fn lxc_line(text: &str) -> LineKind {
+    let text = text.trim_matches(is_blank);
+    if text.is_empty() {
+        return LineKind::Blank;
+    }
+    if text.starts_with('#') {
+        return LineKind::Comment;
+    }
+    let Some((key, value)) = text.split_once('=') else { return LineKind::Other };
+    let (key, value) = (key.trim_matches(is_blank), value.trim_matches(is_blank));
+    if !key.starts_with("lxc.") || key.contains(is_blank) {
+        return LineKind::Other;
+    }
+    LineKind::Raw { key: key.to_owned(), value: value.to_owned() }
+}
+
+/// `PVE::JSONSchema::parse_boolean`.
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
+}
+
+/// One value of a property string: `name=value` among commas; `path` may stand without its name.
+fn property<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.split(',').map(|part| part.trim_matches(is_blank)).find_map(|part| {
+        match part.split_once('=') {
+            Some((found, value)) => (found == name).then_some(value),
+            None => (name == "path" && !part.is_empty()).then_some(part),
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,239 @@
+//! The driver's userland: staged, installed by NVIDIA's own installer, and compared file by file.
+
+use std::time::Duration;
+
+use crate::engine::supplies::Driver;
+use crate::engine::survey;
+use crate::engine::wish::Stage;
+use crate::error::{Error, Result};
+use crate::host::mount;
+use crate::host::process::Ended;
+use crate::host::rootfs::ContainerRoot;
+use crate::plan::DriverState;
+use crate::recipe::Recipe;
+use crate::runfile::diagnosis::{self, Verdict};
+use crate::runfile::manifest::{Destination, DestinationKind};
+use crate::runfile::options;
+use crate::runtime::{Inside, Session};
+use crate::version::DriverVersion;
+
+const INSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("install.sh"));
+const CLEAN: &str = concat!(include_str!("../prelude.sh"), include_str!("clean.sh"));
+
+/// Where the tree appears inside a container.
+const TREE: &str = "/run/nvstage";
+/// Where the `.run` is copied to inside a container: a directory that root alone can enter.
+const RUN: &str = "/root/.nvstage.run";
+/// The installer's log inside the container.
+const LOG: &str = "/var/log/nvstage-nvidia-installer.log";
+/// An installer takes seconds from a tree, a minute or two from an xz archive.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// What is to be installed.
+#[derive(Debug, Clone, Copy)]
+pub struct Package<'a> {
+    /// The recipe, for its options.
+    pub recipe: &'a Recipe,
+    /// The verified installer.
+    pub driver: &'a Driver,
+    /// Its version.
+    pub version: &'a DriverVersion,
+}
+
+/// Compares every destination of the manifest that the options select with the container: each
+/// one must be there, of the right size and content. Other files count when the installer's own
+/// record says that it wrote them.
+pub fn state(root: &ContainerRoot, package: Package<'_>) -> DriverState {
+    let Some(record) = survey::record(root) else { return DriverState::Absent };
+    match &record.version {
+        None => return DriverState::Absent,
+        Some(version) if version != package.version => return DriverState::Other(version.clone()),
+        Some(_) => {}
+    }
+    let problems: Vec<String> = destinations(package)
+        .iter()
+        .filter(|destination| destination.required || record.has(&destination.path))
+        .filter_map(|destination| problem(root, package.driver, destination))
+        .collect();
+    if problems.is_empty() { DriverState::Complete } else { DriverState::Damaged(problems) }
+}
+
+fn destinations(package: Package<'_>) -> Vec<Destination> {
+    let selection = options::selection(package.recipe.installer_options(), package.recipe_arch());
+    package.driver.tree.manifest().destinations(&selection)
+}
+
+impl Package<'_> {
+    fn recipe_arch(&self) -> crate::architecture::Architecture {
+        self.driver.tree.architecture()
+    }
+}
+
+fn problem(root: &ContainerRoot, driver: &Driver, destination: &Destination) -> Option<String> {
+    let path = &destination.path;
+    match &destination.kind {
+        DestinationKind::Link { target } => match root.link_target(path) {
+            Ok(found) if found.file_name() == std::path::Path::new(target).file_name() => None,
+            Ok(found) => Some(format!("`{path}` leads to `{}`", found.display())),
+            Err(_) => Some(format!("`{path}` is missing")),
+        },
+        DestinationKind::File { source, .. } => {
+            let wanted = driver.tree.file(source)?;
+            match root.digest_if_size(path, wanted.size) {
+                Ok(Some(digest)) if digest == wanted.digest => None,
+                Ok(_) => Some(format!("`{path}` differs from the installer's")),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Some(format!("`{path}` is missing"))
+                }
+                Err(error) => Some(format!("`{path}`: {error}")),
+            }
+        }
+    }
+}
+
+/// Bytes that the installation writes into the container.
+pub fn bytes_to_write(package: Package<'_>) -> u64 {
+    let size = |destination: &Destination| match &destination.kind {
+        DestinationKind::File { source, .. } => package.driver.tree.file(source).map_or(0, |f| f.size),
+        DestinationKind::Link { .. } => 0,
+    };
+    destinations(package).iter().map(size).sum()
+}
+
+/// Refuses before anything is touched when the container has no room.
+///
+/// # Errors
+/// Install error with both numbers.
+pub fn check_room(root: &ContainerRoot, package: Package<'_>, stage: Stage) -> Result<()> {
+    let unpacked: u64 = package.driver.tree.total_size();
+    let extra = if stage == Stage::Push { package.driver.file.size() + unpacked } else { 0 };
+    let needed = bytes_to_write(package) + extra;
+    // A container that cannot say how much is free is asked by the installer itself.
+    let Ok(free) = root.free_bytes() else { return Ok(()) };
+    if free >= needed {
+        return Ok(());
+    }
+    let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+    Err(Error::install("install the driver: no space inside the container")
+        .because(format!("{} MB needed, {} MB free", megabytes(needed), megabytes(free)))
+        .hint("enlarge its root file system: `pct resize CTID rootfs +4G`"))
+}
+
+/// The installer inside the container, from [`stage`] to [`Staged::remove`].
+#[derive(Debug)]
+pub struct Staged<'a> {
+    session: &'a Session<'a>,
+    stage: Stage,
+    pid: u32,
+    clean: bool,
+}
+
+/// Brings the installer into the running container.
+///
+/// # Errors
+/// Host or install error; nothing is left inside then.
+pub fn stage<'a>(
+    session: &'a Session<'a>,
+    package: Package<'_>,
+    stage: Stage,
+    pid: u32,
+) -> Result<Staged<'a>> {
+    let mut staged = Staged { session, stage, pid, clean: false };
+    let done = match stage {
+        Stage::Mount => {
+            let tree = &package.driver.tree;
+            mount::attach(pid, [tree.payload(), tree.stand_ins()], TREE)
+        }
+        Stage::Push => session.push(package.driver.file.path(), RUN),
+    };
+    match done {
+        Ok(()) => Ok(staged),
+        Err(error) => {
+            // The first error counts; cleaning up is tried all the same.
+            let _ = staged.take_back();
+            Err(error.on(session.ctid))
+        }
+    }
+}
+
+impl Staged<'_> {
+    /// Runs the installer and judges the result: its status, its log, and every destination.
+    ///
+    /// # Errors
+    /// Install error with the diagnosis and the end of the installer's log.
+    pub fn install(&mut self, package: Package<'_>) -> Result<()> {
+        let tree = if self.stage == Stage::Mount { TREE } else { "-" };
+        let sha256 = package.driver.file.digest().to_string();
+        let mut arguments: Vec<String> = [tree, RUN, &sha256, LOG].map(str::to_owned).into();
+        let installer_options = package.recipe.installer_options();
+        arguments.extend(options::flags(installer_options, package.version, LOG));
+        let inside = Inside { script: INSTALL, arguments, limit: LIMIT };
+        let ran = self.session.run_inside(&inside)?;
+        self.clean = self.stage == Stage::Push && ran.answer.has("end");
+        let failed = || Error::install(format!("install driver {}", package.version));
+        if let Some(found) = ran.answer.get("damaged") {
+            return Err(failed()
+                .because(format!(
+                    "the copy inside is damaged: {found}, not {} bytes with {sha256}",
+                    package.driver.file.size()
+                ))
+                .hint("is there room in the container's root file system?"));
+        }
+        if self.session.init_process()? != Some(self.pid) {
+            return Err(failed()
+                .because("the container stopped while the installer was running")
+                .hint("start it, and run the command again: what is half-installed is repaired"));
+        }
+        if ran.ended == Ended::Exited(124) || ran.ended == Ended::TimedOut {
+            let limit = LIMIT.as_secs();
+            return Err(failed().because(format!("the installer did not end within {limit} s")));
+        }
+        let status = ran.answer.number("status").unwrap_or(match ran.ended {
+            Ended::Exited(status) => status,
+            Ended::Signalled(signal) => 128 + signal,
+            Ended::TimedOut | Ended::Cancelled => 1,
+        });
+        match diagnosis::diagnose(status, &ran.output, &ran.answer.text("log")) {
+            Verdict::Success => Ok(()),
+            Verdict::Failure { cause, hint, tail } => {
+                let error = failed().because(cause);
+                let error = if tail.is_empty() { error } else { error.because(tail) };
+                Err(error.hint(hint))
+            }
+        }
+    }
+
+    /// Takes the installer out of the container again.
+    ///
+    /// # Errors
+    /// Host error when it cannot be taken away.
+    pub fn remove(mut self) -> Result<()> {
+        self.take_back()
+    }
+
+    fn take_back(&mut self) -> Result<()> {
+        if self.clean {
+            return Ok(());
+        }
+        self.clean = true;
+        // A container that stopped took everything in its memory with it.
+        let pid = self.session.init_process()?;
+        match self.stage {
+            Stage::Mount if pid == Some(self.pid) => mount::detach(self.pid, TREE),
+            Stage::Push if pid.is_some() => {
+                let limit = Duration::from_secs(60);
+                let inside = Inside { script: CLEAN, arguments: Vec::new(), limit };
+                self.session.run_inside_regardless(&inside).map(drop)
+            }
+            _ => Ok(()),
+        }
+        .map_err(|error| error.on(self.session.ctid))
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        // Reached on an early return: the error that led here counts, not this one.
+        let _ = self.take_back();
+    }
+}

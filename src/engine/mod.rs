@@ -1,0 +1,14 @@
+//! The engine: takes one container from what it is to what it should be.
+//!
+//! Order of events: [`wish`] says what should be, [`survey`] what is, [`crate::plan`] compares;
+//! [`supplies`] fetches and verifies; [`provision`] carries out the steps ([`configure`],
+//! [`driver`], [`packages`]); [`check`] judges the result.
+
+pub mod check;
+pub mod configure;
+pub mod driver;
+pub mod packages;
+pub mod provision;
+pub mod supplies;
+pub mod survey;
+pub mod wish;

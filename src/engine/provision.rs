@@ -1,0 +1,394 @@
+//! One container, from what it is to what it should be.
+//!
+//! Order of events: look from outside and inside, refuse early; edit the configuration; start or
+//! restart if needed; stage and install the driver; repository and packages; check; report. Every
+//! step says what it came to; the first failure ends the job, and staging is undone in any case.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::apt::{self, AptFile};
+use crate::engine::check::{self, Checked, Evidence, Verdict};
+use crate::engine::driver::{self, Package};
+use crate::engine::supplies::{Driver, Repository, Supplies};
+use crate::engine::survey::{self, Look, Outside};
+use crate::engine::wish::{AtTheEnd, Stage, Wish};
+use crate::engine::{configure, packages};
+use crate::error::{Error, Result};
+use crate::event::{Event, Events};
+use crate::facts::Facts;
+use crate::plan::{Action, DriverState, Intent, Plan, Power, Situation};
+use crate::report::{ContainerReport, Outcome, Step};
+use crate::runtime::Session;
+
+/// How the job is to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// How the installer gets inside.
+    pub stage: Stage,
+    /// What happens at the end to a container that was stopped.
+    pub at_the_end: AtTheEnd,
+}
+
+/// Everything a job needs that is the same for every container of a run.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// What was asked for.
+    pub wish: &'a Wish,
+    /// The verified installer.
+    pub driver: &'a Driver,
+    /// Cache and network.
+    pub supplies: &'a Supplies<'a>,
+    /// How.
+    pub manner: Manner,
+}
+
+/// One container's job.
+#[derive(Debug)]
+pub struct Job<'a> {
+    session: &'a Session<'a>,
+    means: &'a Means<'a>,
+    report: ContainerReport,
+}
+
+/// What is known of the running container at some moment.
+#[derive(Debug)]
+struct Inside {
+    pid: u32,
+    facts: Facts,
+    driver: DriverState,
+    answering: BTreeSet<String>,
+}
+
+/// Provisions one container. The report holds the error, if there was one.
+pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerReport {
+    let mut job = Job { session, means, report: ContainerReport::new(session.ctid) };
+    job.report.log = session.log.path().map(|path| path.display().to_string());
+    if let Err(error) = job.carry_out() {
+        session.log.note(&format!("failed: {error}"));
+        job.report.fail(error);
+    }
+    job.report
+}
+
+impl Job<'_> {
+    fn events(&self) -> &dyn Events {
+        self.means.supplies.events
+    }
+
+    fn begin(&self, step: Step) -> Instant {
+        let container = Some(self.session.ctid.clone());
+        self.events().emit(Event::StepStarted { container, step: step.to_string() });
+        Instant::now()
+    }
+
+    fn end(&mut self, step: Step, outcome: Outcome, began: Instant) {
+        let took = began.elapsed();
+        self.session.log.note(&format!("{step}: {outcome}"));
+        self.events().emit(Event::StepEnded {
+            container: Some(self.session.ctid.clone()),
+            step: step.to_string(),
+            outcome: outcome.to_string(),
+            took,
+        });
+        self.report.add(step, outcome, took);
+    }
+
+    /// Does `work` as a step: reports its outcome, or its failure, and passes the failure on.
+    fn step<T>(
+        &mut self,
+        step: Step,
+        work: impl FnOnce(&mut Self) -> Result<(Outcome, T)>,
+    ) -> Result<T> {
+        let began = self.begin(step);
+        match work(self) {
+            Ok((outcome, value)) => {
+                self.end(step, outcome, began);
+                Ok(value)
+            }
+            Err(error) => {
+                let error = error.on(self.session.ctid);
+                self.end(step, Outcome::Failed(error.what().to_owned()), began);
+                Err(error)
+            }
+        }
+    }
+
+    fn carry_out(&mut self) -> Result<()> {
+        let (outside, seen) = self.step(Step::Facts, |job| {
+            let outside = survey::outside(job.session, &job.means.wish.nodes)?;
+            let seen = outside.pid.map(|pid| job.look_inside(pid, 30)).transpose()?;
+            let outcome = Outcome::Unchanged(describe(seen.as_ref()));
+            Ok((outcome, (outside, seen)))
+        })?;
+        let was_running = outside.pid.is_some();
+        let result = self.put_right(outside, seen);
+        if was_running || self.means.manner.at_the_end == AtTheEnd::KeepRunning {
+            return result;
+        }
+        // Whatever happened, it goes back to what it was; the first error counts.
+        let restored = self.step(Step::Restore, |job| {
+            job.session.stop()?;
+            Ok((Outcome::Changed("stopped again".to_owned()), ()))
+        });
+        result.and(restored)
+    }
+
+    fn put_right(&mut self, outside: Outside, seen: Option<Inside>) -> Result<()> {
+        let files = match &seen {
+            Some(seen) => Some(self.apt_files(&seen.facts)?),
+            None => None,
+        };
+        let plan = self.plan(&outside, seen.as_ref(), files.as_deref().unwrap_or_default());
+        self.passthrough(&outside, &plan)?;
+        let pid = self.power(&outside, &plan)?;
+        let Some(pid) = pid.or(outside.pid) else {
+            return Err(Error::restart("find the container running"));
+        };
+        // A container that was stopped is looked into now, and planned once more.
+        let (seen, files, plan) = match (seen, files) {
+            (Some(seen), Some(files)) => (Inside { pid, ..seen }, files, plan),
+            _ => self.step(Step::Facts, |job| {
+                let seen = job.look_inside(pid, 60)?;
+                let files = job.apt_files(&seen.facts)?;
+                let plan = job.plan(&outside, Some(&seen), &files);
+                Ok((Outcome::Unchanged(describe(Some(&seen))), (seen, files, plan)))
+            })?,
+        };
+        self.driver(&plan, &seen)?;
+        self.packages(&plan, &files)?;
+        let was_changed = plan.changes() || outside.pid.is_none();
+        self.checks(seen, if was_changed { Fresh::LookAgain } else { Fresh::AsSeen })
+    }
+
+    fn plan(&self, outside: &Outside, seen: Option<&Inside>, files: &[AptFile]) -> Plan {
+        let wish = self.means.wish;
+        let intent = Intent {
+            version: &wish.version,
+            packages: wish.recipe.packages(),
+            files,
+            nodes: &wish.nodes,
+        };
+        let nothing = BTreeSet::new();
+        let situation = Situation {
+            edit: &outside.edit,
+            is_running: outside.pid.is_some(),
+            inside: seen.map(|seen| (&seen.facts, &seen.driver)),
+            answering: seen.map_or(&nothing, |seen| &seen.answering),
+        };
+        Plan::compute(&intent, &situation)
+    }
+
+    fn look_inside(&self, pid: u32, wait: u32) -> Result<Inside> {
+        let wish = self.means.wish;
+        let look = Look { wait, nodes: &wish.nodes, packages: wish.recipe.packages() };
+        let facts = survey::inside(self.session, look)?;
+        survey::refuse_system(&facts)?;
+        let root = survey::root(self.session, pid)?;
+        let driver = driver::state(&root, self.package());
+        let answering = survey::answering(self.session, &wish.nodes, &facts);
+        Ok(Inside { pid, facts, driver, answering })
+    }
+
+    fn package(&self) -> Package<'_> {
+        let Means { wish, driver, .. } = self.means;
+        Package { recipe: &wish.recipe, driver, version: &wish.version }
+    }
+
+    /// Pins, and key and source where the recipe has packages.
+    fn apt_files(&self, facts: &Facts) -> Result<Vec<AptFile>> {
+        let Means { wish, supplies, driver, .. } = self.means;
+        if wish.recipe.packages().is_empty() {
+            return Ok(Vec::new());
+        }
+        if !facts.has_apt {
+            let what = format!("install {}: it has no `apt-get`", wish.recipe.packages().join(" "));
+            return Err(Error::install(what)
+                .hint("`--recipe driver-only` installs the driver's userland alone"));
+        }
+        let distribution = &facts.distribution;
+        let repository = supplies.repository(&wish.recipe, distribution, facts.architecture)?;
+        self.record(distribution, &repository, driver)?;
+        let [key, sources] = repository.files();
+        let pins = apt::pins(wish.recipe.denied_packages(), wish.recipe.allowed_packages());
+        Ok(vec![pins, key, sources])
+    }
+
+    fn record(&self, distribution: &str, repository: &Repository, driver: &Driver) -> Result<()> {
+        let Means { wish, supplies, .. } = self.means;
+        let target = (distribution, wish.architecture);
+        supplies.record(&wish.recipe, target, (driver, &wish.version), Some(repository))
+    }
+
+    fn passthrough(&mut self, outside: &Outside, plan: &Plan) -> Result<()> {
+        let action = plan.passthrough.clone();
+        self.step(Step::Passthrough, |job| {
+            let foreign: Vec<String> =
+                outside.edit.foreign.iter().map(|line| format!("kept `{}`: {}", line.text, line.why)).collect();
+            for text in &foreign {
+                job.warn(text);
+            }
+            let Action::Do(what) = action else {
+                return Ok((Outcome::Unchanged("device lines are there".to_owned()), ()));
+            };
+            configure::apply(job.session, outside)?;
+            let gpus: Vec<String> =
+                job.means.wish.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor)).collect();
+            Ok((Outcome::Changed(format!("{what} ({})", gpus.join(", "))), ()))
+        })
+    }
+
+    fn warn(&self, text: &str) {
+        let text = format!("container {}: {text}", self.session.ctid);
+        self.session.log.note(&text);
+        self.events().emit(Event::Warning { text });
+    }
+
+    /// Starts or restarts; returns the new first process.
+    fn power(&mut self, outside: &Outside, plan: &Plan) -> Result<Option<u32>> {
+        let power = plan.power.clone();
+        self.step(Step::Power, |job| {
+            let (pid, outcome) = match power {
+                Power::Keep => {
+                    return Ok((Outcome::Unchanged("no restart needed".to_owned()), None));
+                }
+                Power::Start => (job.session.start()?, Outcome::Changed("started".to_owned())),
+                Power::Restart(why) => {
+                    job.session.stop()?;
+                    (job.session.start()?, Outcome::Changed(format!("restarted: {why}")))
+                }
+            };
+            configure::confirm(job.session, outside, &job.means.wish.nodes)?;
+            Ok((outcome, Some(pid)))
+        })
+    }
+
+    fn driver(&mut self, plan: &Plan, seen: &Inside) -> Result<()> {
+        let what = match &plan.driver {
+            Action::Nothing(why) => {
+                let began = self.begin(Step::Driver);
+                self.end(Step::Driver, Outcome::Unchanged(why.clone()), began);
+                return Ok(());
+            }
+            Action::Do(what) | Action::Unknown(what) => what.clone(),
+        };
+        let session = self.session;
+        let manner = self.means.manner;
+        let staged = self.step(Step::Stage, |job| {
+            let root = survey::root(session, seen.pid)?;
+            driver::check_room(&root, job.package(), manner.stage)?;
+            let staged = driver::stage(session, job.package(), manner.stage, seen.pid)?;
+            let how = match manner.stage {
+                Stage::Mount => "the unpacked installer is shown inside, read-only",
+                Stage::Push => "the installer is copied inside",
+            };
+            Ok((Outcome::Changed(how.to_owned()), staged))
+        })?;
+        self.step(Step::Driver, |job| {
+            let mut staged = staged;
+            let installed = staged.install(job.package());
+            let removed = staged.remove();
+            installed?;
+            removed?;
+            let root = survey::root(session, seen.pid)?;
+            match driver::state(&root, job.package()) {
+                DriverState::Complete => Ok((Outcome::Changed(what), ())),
+                DriverState::Damaged(problems) => {
+                    let shown = problems[..problems.len().min(5)].join("\n");
+                    Err(Error::install("install the driver: not every file arrived")
+                        .because(shown)
+                        .hint("is there room in the container's root file system?"))
+                }
+                _ => Err(Error::install("install the driver: the installer left no record")),
+            }
+        })
+    }
+
+    fn packages(&mut self, plan: &Plan, files: &[AptFile]) -> Result<()> {
+        let action = plan.packages.clone();
+        self.step(Step::Packages, |job| match action {
+            Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
+            Action::Do(what) | Action::Unknown(what) => {
+                packages::install(job.session, &job.means.wish.recipe, files)?;
+                Ok((Outcome::Changed(what), ()))
+            }
+        })
+    }
+
+    fn checks(&mut self, seen: Inside, fresh: Fresh) -> Result<()> {
+        self.step(Step::Checks, |job| {
+            let seen = match fresh {
+                Fresh::AsSeen => seen,
+                Fresh::LookAgain => job.look_inside(seen.pid, 60)?,
+            };
+            job.report_foreign_drivers(&seen.facts);
+            let checked = job.check(&seen);
+            Ok((judge(&checked)?, ()))
+        })
+    }
+
+    fn report_foreign_drivers(&self, facts: &Facts) {
+        for package in &facts.driver_packages {
+            let (name, version) = (&package.name, &package.version);
+            self.warn(&format!("package {name} {version} brings a second driver: `apt-get purge {name}`"));
+        }
+    }
+
+    fn check(&self, seen: &Inside) -> Vec<Checked> {
+        let wish = self.means.wish;
+        let evidence = Evidence {
+            facts: &seen.facts,
+            driver: &seen.driver,
+            module: wish.inventory.module_version(),
+            version: &wish.version,
+            nodes: &wish.nodes,
+            packages: wish.recipe.packages(),
+            answering: &seen.answering,
+        };
+        check::run(wish.recipe.checks(), &evidence)
+    }
+}
+
+/// Whether the container has to be looked at again before it is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    AsSeen,
+    LookAgain,
+}
+
+fn describe(seen: Option<&Inside>) -> String {
+    match seen {
+        None => "stopped".to_owned(),
+        Some(seen) => format!("running {} {}", seen.facts.distribution, seen.facts.architecture.as_str()),
+    }
+}
+
+/// The outcome of all checks together.
+///
+/// # Errors
+/// Install error when one failed.
+pub fn judge(checked: &[Checked]) -> Result<Outcome> {
+    let failed: Vec<String> = checked
+        .iter()
+        .filter(|one| matches!(one.verdict, Verdict::Failed(_)))
+        .map(ToString::to_string)
+        .collect();
+    if !failed.is_empty() {
+        return Err(Error::install("pass the checks").because(failed.join("\n")));
+    }
+    let passed: Vec<&str> = checked
+        .iter()
+        .filter(|one| one.verdict == Verdict::Passed)
+        .map(|one| one.name.as_str())
+        .collect();
+    let open: Vec<String> = checked
+        .iter()
+        .filter(|one| matches!(one.verdict, Verdict::NotCheckable(_)))
+        .map(ToString::to_string)
+        .collect();
+    if open.is_empty() {
+        return Ok(Outcome::Unchanged(format!("{} passed", passed.join(", "))));
+    }
+    let passed = if passed.is_empty() { String::new() } else { format!("{} passed; ", passed.join(", ")) };
+    Ok(Outcome::Warned(format!("{passed}{}", open.join("; "))))
+}

@@ -1,0 +1,257 @@
+//! Where artifacts come from: the cache, and behind it the network.
+
+use std::path::Path;
+
+use crate::apt;
+use crate::architecture::Architecture;
+use crate::artifact::{Artifact, Trust};
+use crate::cache::{Cache, CachedArtifact, Tree};
+use crate::error::{Error, Result};
+use crate::event::{Event, Events};
+use crate::fetch::Fetcher;
+use crate::fingerprint::Fingerprint;
+use crate::lock::{Lock, LockedInstaller, LockedKey};
+use crate::openpgp;
+use crate::recipe::Recipe;
+use crate::runfile::header::Installer;
+use crate::version::DriverVersion;
+
+/// Whether a digest published beside the file may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PublishedDigest {
+    /// No: the recipe or an earlier lock must know the digest.
+    #[default]
+    Refused,
+    /// Yes, when it came over TLS or from a local path (`--trust-tls`).
+    TrustTls,
+}
+
+/// Cache and network together.
+#[derive(Debug)]
+pub struct Supplies<'a> {
+    /// The store.
+    pub cache: &'a Cache,
+    /// The network.
+    pub fetcher: &'a Fetcher,
+    /// Who hears of progress.
+    pub events: &'a dyn Events,
+    /// What to do about an installer without a pinned digest.
+    pub published: PublishedDigest,
+}
+
+/// A verified installer, and its unpacked tree.
+#[derive(Debug)]
+pub struct Driver {
+    /// The `.run` in the cache.
+    pub file: CachedArtifact,
+    /// Its name, `NVIDIA-Linux-x86_64-580.76.05.run`.
+    pub name: String,
+    /// Why its digest is believed.
+    pub trust: Trust,
+    /// Its content, unpacked.
+    pub tree: Tree,
+}
+
+/// A repository, and its verified key.
+#[derive(Debug)]
+pub struct Repository {
+    /// Its URL.
+    pub url: String,
+    /// The key's pinned fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The key file in the cache.
+    pub file: CachedArtifact,
+    /// The key, armoured.
+    pub armoured: String,
+}
+
+impl Supplies<'_> {
+    /// The installer of a recipe in a version: from the cache, or fetched, verified and unpacked.
+    ///
+    /// # Errors
+    /// Install error.
+    pub fn driver(
+        &self,
+        recipe: &Recipe,
+        version: &DriverVersion,
+        architecture: Architecture,
+    ) -> Result<Driver> {
+        let mut artifact = recipe.installer(version, architecture)?;
+        let trust = self.settle_digest(&mut artifact, recipe, version)?;
+        let file = self.cache.obtain(&artifact, self.fetcher, self.events)?;
+        let installer =
+            Installer { name: artifact.name.clone(), version: version.clone(), architecture };
+        let tree = self.cache.tree(&file, &installer, self.events)?;
+        Ok(Driver { file, name: artifact.name, trust, tree })
+    }
+
+    /// The installer if the cache has it already; nothing is fetched.
+    ///
+    /// # Errors
+    /// Install error when what the cache has cannot be used.
+    pub fn driver_at_hand(
+        &self,
+        recipe: &Recipe,
+        version: &DriverVersion,
+        architecture: Architecture,
+    ) -> Result<(Artifact, Option<Driver>)> {
+        let mut artifact = recipe.installer(version, architecture)?;
+        let mut trust = Trust::Pinned;
+        if artifact.digest.is_none() {
+            if let Some(locked) = self.locked_installer(recipe, version, &artifact.name) {
+                (artifact.digest, artifact.size) = (Some(locked.sha256), Some(locked.size));
+                trust = locked.trust;
+            }
+        }
+        let Some(digest) = artifact.digest else { return Ok((artifact, None)) };
+        let Some(file) = self.cache.find(&digest, self.events)? else { return Ok((artifact, None)) };
+        let installer =
+            Installer { name: artifact.name.clone(), version: version.clone(), architecture };
+        let tree = self.cache.tree(&file, &installer, self.events)?;
+        let name = artifact.name.clone();
+        Ok((artifact, Some(Driver { file, name, trust, tree })))
+    }
+
+    /// Finds out which digest the installer must have, and why that is believed: the recipe's
+    /// pin, an earlier lock, or with `--trust-tls` the file published beside it.
+    fn settle_digest(
+        &self,
+        artifact: &mut Artifact,
+        recipe: &Recipe,
+        version: &DriverVersion,
+    ) -> Result<Trust> {
+        if artifact.digest.is_some() {
+            return Ok(Trust::Pinned);
+        }
+        if let Some(locked) = self.locked_installer(recipe, version, &artifact.name) {
+            (artifact.digest, artifact.size) = (Some(locked.sha256), Some(locked.size));
+            return Ok(locked.trust);
+        }
+        if self.published == PublishedDigest::Refused {
+            let what = format!("verify `{}`: no digest of it is pinned", artifact.name);
+            return Err(Error::install(what)
+                .hint("`--trust-tls` believes the digest that NVIDIA publishes beside it, and records it"));
+        }
+        artifact.digest = Some(self.cache.read_published_digest(artifact, self.fetcher)?);
+        let text = format!("`{}`: its digest is believed over TLS alone", artifact.name);
+        self.events.emit(Event::Warning { text });
+        Ok(Trust::Tls)
+    }
+
+    /// What an earlier `prefetch` of any distribution recorded of this installer.
+    fn locked_installer(
+        &self,
+        recipe: &Recipe,
+        version: &DriverVersion,
+        name: &str,
+    ) -> Option<LockedInstaller> {
+        let entries = std::fs::read_dir(self.cache.locks()).ok()?;
+        let locks = entries.flatten().filter_map(|entry| read_lock(&entry.path()).ok().flatten());
+        let mut installers = locks.filter(|lock| lock.recipe == recipe.name()).map(|lock| lock.installer);
+        installers.find(|installer| &installer.version == version && installer.name == name)
+    }
+
+    /// The repository of a recipe for a distribution, with its key: from the cache by the lock,
+    /// or fetched and compared with the pinned fingerprint.
+    ///
+    /// # Errors
+    /// Invalid input for a distribution that the recipe does not know, install error otherwise.
+    pub fn repository(
+        &self,
+        recipe: &Recipe,
+        distribution: &str,
+        architecture: Architecture,
+    ) -> Result<Repository> {
+        if let Some(repository) = self.repository_at_hand(recipe, distribution, architecture)? {
+            return Ok(repository);
+        }
+        let wanted = recipe.repository(distribution, architecture)?;
+        let name = wanted.key_url.rsplit('/').next().unwrap_or("key").to_owned();
+        let urls = vec![wanted.key_url.clone()];
+        let artifact = Artifact { name, urls, size: None, digest: None };
+        let check = |bytes: &[u8]| openpgp::check_key(bytes, &wanted.fingerprint);
+        let file = self.cache.obtain_checked(&artifact, self.fetcher, &check)?;
+        let armoured = openpgp::armoured(&file.read()?)?;
+        Ok(Repository { url: wanted.url, fingerprint: wanted.fingerprint, file, armoured })
+    }
+
+    /// The same if the cache has the key already; nothing is fetched.
+    ///
+    /// # Errors
+    /// As [`Supplies::repository`].
+    pub fn repository_at_hand(
+        &self,
+        recipe: &Recipe,
+        distribution: &str,
+        architecture: Architecture,
+    ) -> Result<Option<Repository>> {
+        let wanted = recipe.repository(distribution, architecture)?;
+        let locked = self.locked_key(recipe, distribution, architecture)?;
+        let Some(key) = locked.filter(|key| key.fingerprint == wanted.fingerprint) else {
+            return Ok(None);
+        };
+        let Some(file) = self.cache.find(&key.sha256, self.events)? else { return Ok(None) };
+        let bytes = file.read()?;
+        // The lock says which file it is, the pin whether to trust it.
+        openpgp::check_key(&bytes, &wanted.fingerprint)?;
+        let armoured = openpgp::armoured(&bytes)?;
+        Ok(Some(Repository { url: wanted.url, fingerprint: wanted.fingerprint, file, armoured }))
+    }
+
+    fn locked_key(
+        &self,
+        recipe: &Recipe,
+        distribution: &str,
+        architecture: Architecture,
+    ) -> Result<Option<LockedKey>> {
+        let name = Lock::file_name(recipe.name(), distribution, architecture);
+        Ok(read_lock(&self.cache.locks().join(name))?.and_then(|lock| lock.key))
+    }
+
+    /// Writes down what was obtained for a target.
+    ///
+    /// # Errors
+    /// Install error when the cache cannot be written.
+    pub fn record(
+        &self,
+        recipe: &Recipe,
+        target: (&str, Architecture),
+        driver: (&Driver, &DriverVersion),
+        repository: Option<&Repository>,
+    ) -> Result<()> {
+        let (driver, version) = driver;
+        let installer = LockedInstaller {
+            version: version.clone(),
+            name: driver.name.clone(),
+            sha256: *driver.file.digest(),
+            size: driver.file.size(),
+            trust: driver.trust,
+        };
+        let key = repository.map(|repository| LockedKey {
+            fingerprint: repository.fingerprint.clone(),
+            sha256: *repository.file.digest(),
+            size: repository.file.size(),
+        });
+        let lock = Lock::new(recipe.name(), target, installer, key);
+        let (distribution, architecture) = target;
+        let name = Lock::file_name(recipe.name(), distribution, architecture);
+        self.cache.write_lock(&name, &lock.to_text())
+    }
+}
+
+impl Repository {
+    /// The files that apt reads inside the container for this repository.
+    pub fn files(&self) -> [apt::AptFile; 2] {
+        [apt::key(&self.armoured), apt::sources(&self.url, &self.fingerprint)]
+    }
+}
+
+fn read_lock(path: &Path) -> Result<Option<Lock>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Lock::parse(&text, &path.to_string_lossy()).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Error::install(format!("read the lock `{}`", path.display())).because(error))
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What was asked for, resolved against this host: version, GPUs, device nodes.
+
+use crate::architecture::Architecture;
+use crate::container::passthrough::DeviceNode;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, GpuAssignment};
+use crate::host::Host;
+use crate::host::devices::{Inventory, nodes_for};
+use crate::recipe::{DriverChoice, Recipe};
+use crate::version::DriverVersion;
+
+/// How the installer gets into the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The unpacked tree appears inside, read-only; nothing is copied.
+    #[default]
+    Mount,
+    /// The `.run` is copied inside and unpacks itself there.
+    Push,
+}
+
+/// What happens at the end to a container that was stopped at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AtTheEnd {
+    /// It stays running.
+    #[default]
+    KeepRunning,
+    /// It is stopped again.
+    RestoreState,
+}
+
+/// What was asked for, the same for every container of one run.
+#[derive(Debug)]
+pub struct Wish {
+    /// The recipe, with everything overridden that the user overrode.
+    pub recipe: Recipe,
+    /// The driver's version.
+    pub version: DriverVersion,
+    /// What this host runs on.
+    pub architecture: Architecture,
+    /// The host's kernel module and GPUs.
+    pub inventory: Inventory,
+    /// The GPUs to pass through.
+    pub gpus: Vec<Gpu>,
+    /// The device nodes that go with them.
+    pub nodes: Vec<DeviceNode>,
+}
+
+/// The architecture of this machine.
+///
+/// # Errors
+/// Host error for one that NVIDIA has no driver for.
+pub fn host_architecture() -> Result<Architecture> {
+    let name = nix::sys::utsname::uname()
+        .map_err(|error| Error::host("ask for this machine's architecture").because(error))?;
+    Architecture::parse(&name.machine().to_string_lossy())
+}
+
+/// The driver's version: the one asked for, or the loaded kernel module's.
+///
+/// # Errors
+/// Host error when `host` is asked for and no module is loaded, or the module is of another
+/// version than asked: a userland that does not match it exactly cannot work.
+pub fn driver_version(recipe: &Recipe, inventory: &Inventory) -> Result<DriverVersion> {
+    match (recipe.driver_choice(), inventory.module_version()) {
+        (DriverChoice::Host, Some(module)) => Ok(module.clone()),
+        (DriverChoice::Host, None) => Err(Error::host(
+            "take the driver's version from the kernel module: none is loaded on this host",
+        )
+        .hint("install the driver on the host, or load it: `modprobe nvidia`")
+        .hint("`--set driver=VERSION` names a version by hand")),
+        (DriverChoice::Exactly(version), None) => Ok(version.clone()),
+        (DriverChoice::Exactly(version), Some(module)) if version == module => Ok(version.clone()),
+        (DriverChoice::Exactly(version), Some(module)) => Err(Error::host(format!(
+            "use driver {version}: this host's kernel module is {module}"
+        ))
+        .hint(format!("the userland must match it exactly: `--set driver={module}`"))),
+    }
+}
+
+impl Wish {
+    /// Resolves a recipe and an assignment on this host; `None` when the assignment is `none`.
+    ///
+    /// # Errors
+    /// Invalid input for GPUs that the host does not have, host error for missing nodes or a
+    /// module of another version.
+    pub fn resolve(host: &Host, recipe: Recipe, assignment: &GpuAssignment) -> Result<Option<Self>> {
+        let architecture = host_architecture()?;
+        let inventory = Inventory::read(&host.paths)?;
+        let gpus = assignment.resolve(&inventory.gpus)?;
+        if gpus.is_empty() {
+            return Ok(None);
+        }
+        let version = driver_version(&recipe, &inventory)?;
+        let nodes = nodes_for(&host.paths, &gpus)?;
+        Ok(Some(Self { recipe, version, architecture, inventory, gpus, nodes }))
+    }
+}

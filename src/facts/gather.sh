@@ -1,0 +1,53 @@
+# Everything nvstage wants to know of a container, in one go.
+# $1 seconds to wait for the system to be up; $2 device nodes; $3 packages; $4 files to hash
+LC_ALL=C
+export LC_ALL
+
+wait_until_up "$1"
+say up "${state:-unknown}"
+
+(
+  ID='' VERSION_ID=''
+  . /etc/os-release 2>/dev/null
+  say os "$ID" "$VERSION_ID"
+)
+say machine "$(uname -m)"
+libc=glibc
+for loader in /lib/ld-musl-*; do [ -e "$loader" ] && libc=musl; done
+say libc "$libc"
+command -v apt-get >/dev/null 2>&1 && say apt yes
+command -v ldconfig >/dev/null 2>&1 && say ldconfig yes
+
+if command -v dpkg-query >/dev/null 2>&1; then
+  # Not installed packages are an error for dpkg-query and simply no answer for us.
+  dpkg-query -W -f='@nvstage package ${Package} ${Version} ${db:Status-Abbrev}\n' $3 2>/dev/null
+  dpkg-query -W -f='@nvstage driver-package ${Package} ${Version} ${db:Status-Abbrev}\n' \
+    'libcuda1*' 'libnvidia-*' 'nvidia-*' 'cuda-drivers*' 'cuda-compat-*' 2>/dev/null
+  [ -n "$(dpkg --audit 2>/dev/null)" ] && say dpkg broken
+fi
+
+for file in $4; do
+  [ -f "$file" ] && say file "$file" "$(sha256sum <"$file" | cut -d' ' -f1)"
+done
+
+for node in $2; do
+  if [ -d "$node" ]; then
+    say node "$node" directory
+  elif error=$( { : <>"$node"; } 2>&1 ); then
+    say node "$node" opens
+  else
+    say node "$node" "${error##*: }"
+  fi
+done
+
+for library in libcuda.so.1 libnvidia-ml.so.1; do
+  path=$(ldconfig -p 2>/dev/null | sed -n "s|^[[:space:]]*$library .*x86-64.* => ||p;s|^[[:space:]]*$library .*AArch64.* => ||p" | head -n 1)
+  [ -n "$path" ] && say library "$library" "$(readlink -f "$path")"
+done
+
+if command -v nvidia-smi >/dev/null 2>&1; then
+  output=$(timeout 60 nvidia-smi 2>&1)
+  say smi "$?"
+  printf '%s\n' "$output" | head -n 40 | sed 's/^/@nvstage smi-line /'
+fi
+say end

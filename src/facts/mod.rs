@@ -1,0 +1,226 @@
+//! What is known of a running container, gathered by one script in one call.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::answer::Answer;
+use crate::architecture::Architecture;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::version::DriverVersion;
+
+/// The script; its arguments are listed at its head.
+pub const SCRIPT: &str = concat!(include_str!("../prelude.sh"), include_str!("gather.sh"));
+
+/// What opening a device node inside the container came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeState {
+    /// It opens.
+    Opens,
+    /// It is a directory, as `/dev/nvidia-caps` is.
+    Directory,
+    /// The container's device rules forbid it (EPERM).
+    Forbidden,
+    /// The file's mode forbids it (EACCES).
+    NoAccess,
+    /// The rules allow it, but no driver answers behind it (ENXIO, ENODEV).
+    NoDriver,
+    /// It is not there (ENOENT).
+    Missing,
+    /// Something else, in the words of the C library.
+    Other(String),
+}
+
+impl NodeState {
+    fn parse(text: &str) -> Self {
+        match text {
+            "opens" => Self::Opens,
+            "directory" => Self::Directory,
+            "Operation not permitted" => Self::Forbidden,
+            "Permission denied" => Self::NoAccess,
+            "No such device or address" | "No such device" => Self::NoDriver,
+            "No such file or directory" | "No such file" | "Directory nonexistent" => Self::Missing,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opens => "opens",
+            Self::Directory => "is a directory",
+            Self::Forbidden => "is forbidden by the container's device rules (EPERM)",
+            Self::NoAccess => "is forbidden by its mode (EACCES)",
+            Self::NoDriver => "is allowed, but no driver answers behind it (ENXIO)",
+            Self::Missing => "is missing",
+            Self::Other(text) => text,
+        })
+    }
+}
+
+/// A package as dpkg knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// dpkg's status in short: `ii` is installed, anything else is not or not wholly.
+    pub status: String,
+}
+
+impl Package {
+    /// Whether it is wholly installed.
+    pub fn is_installed(&self) -> bool {
+        self.status.trim_end() == "ii"
+    }
+}
+
+/// What `nvidia-smi` came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smi {
+    /// Its exit status; 124 when it hung.
+    pub status: i32,
+    /// The first lines it printed.
+    pub output: String,
+}
+
+/// A running container, as far as it matters here.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// `debian12`, `ubuntu2404`: the os-release ID and the version without dots.
+    pub distribution: String,
+    /// What the container runs on.
+    pub architecture: Architecture,
+    /// Whether its C library is musl, which NVIDIA's libraries cannot run on.
+    pub is_musl: bool,
+    /// Whether it has `apt-get`.
+    pub has_apt: bool,
+    /// Whether it has `ldconfig`.
+    pub has_ldconfig: bool,
+    /// The wanted packages that dpkg knows.
+    pub packages: Vec<Package>,
+    /// Installed packages that carry a driver of their own.
+    pub driver_packages: Vec<Package>,
+    /// Whether dpkg was interrupted or left something half-configured.
+    pub dpkg_is_broken: bool,
+    /// Digests of the files asked for that are there.
+    pub files: BTreeMap<String, Digest>,
+    /// What opening each node came to.
+    pub nodes: BTreeMap<String, NodeState>,
+    /// Where `libcuda.so.1` and `libnvidia-ml.so.1` lead to.
+    pub libraries: BTreeMap<String, String>,
+    /// What `nvidia-smi` came to; `None` when it is not installed.
+    pub smi: Option<Smi>,
+}
+
+impl Facts {
+    /// Reads the script's answer.
+    ///
+    /// # Errors
+    /// Install error when the answer breaks off: the container stopped meanwhile.
+    pub fn parse(answer: &Answer) -> Result<Self> {
+        if !answer.has("end") {
+            return Err(Error::install("look into the container: the answer breaks off")
+                .hint("did the container stop meanwhile? run the command again"));
+        }
+        let (id, version) = answer.get("os").unwrap_or_default().split_once(' ').unwrap_or_default();
+        Ok(Self {
+            distribution: format!("{id}{}", version.replace('.', "")),
+            architecture: Architecture::parse(answer.get("machine").unwrap_or_default())?,
+            is_musl: answer.get("libc") == Some("musl"),
+            has_apt: answer.has("apt"),
+            has_ldconfig: answer.has("ldconfig"),
+            packages: packages(answer, "package"),
+            driver_packages: packages(answer, "driver-package")
+                .into_iter()
+                .filter(|package| package.is_installed() && !is_harmless(&package.name))
+                .collect(),
+            dpkg_is_broken: answer.has("dpkg"),
+            files: pairs(answer, "file")
+                .filter_map(|(path, digest)| Some((path, Digest::parse(&digest).ok()?)))
+                .collect(),
+            nodes: pairs(answer, "node").map(|(path, text)| (path, NodeState::parse(&text))).collect(),
+            libraries: pairs(answer, "library").collect(),
+            smi: answer
+                .number("smi")
+                .map(|status| Smi { status, output: answer.text("smi-line") }),
+        })
+    }
+
+    /// The version in the file name that a library leads to: `libcuda.so.1` →
+    /// `libcuda.so.580.76.05`.
+    pub fn library_version(&self, library: &str) -> Option<DriverVersion> {
+        let path = self.libraries.get(library)?;
+        DriverVersion::parse(path.rsplit_once(".so.")?.1).ok()
+    }
+}
+
+/// NVIDIA packages that bring no driver.
+fn is_harmless(name: &str) -> bool {
+    ["nvidia-container-toolkit", "libnvidia-container", "nvidia-driver-pinning", "nvidia-detect"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+fn pairs<'a>(answer: &'a Answer, key: &'a str) -> impl Iterator<Item = (String, String)> {
+    answer
+        .all(key)
+        .filter_map(|value| value.split_once(' '))
+        .map(|(first, rest)| (first.to_owned(), rest.to_owned()))
+}
+
+fn packages(answer: &Answer, key: &str) -> Vec<Package> {
+    let package = |value: &str| {
+        let mut words = value.splitn(3, ' ');
+        Some(Package {
+            name: words.next()?.to_owned(),
+            version: words.next()?.to_owned(),
+            status: words.next().unwrap_or_default().to_owned(),
+        })
+    };
+    answer.all(key).filter_map(package).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = "@nvstage begin
+@nvstage up running
+@nvstage os debian 12
+@nvstage machine x86_64
+@nvstage libc glibc
+@nvstage apt yes
+@nvstage package nvtop 3.0.1-1 ii 
+@nvstage package cuda-toolkit-12-8 12.8.1-1 iU 
+@nvstage driver-package libcuda1 535.261.03-1 ii 
+@nvstage driver-package libnvidia-container1 1.17-1 ii 
+@nvstage node /dev/nvidia0 opens
+@nvstage node /dev/nvidiactl Operation not permitted
+@nvstage node /dev/nvidia-uvm No such device or address
+@nvstage library libcuda.so.1 /usr/lib/x86_64-linux-gnu/libcuda.so.580.76.05
+@nvstage smi 9
+@nvstage smi-line NVIDIA-SMI has failed
+@nvstage end
+";
+
+    #[test]
+    fn the_scripts_answer_is_understood() {
+        let facts = Facts::parse(&Answer::parse(ANSWER)).unwrap();
+        assert_eq!(facts.distribution, "debian12");
+        assert!(facts.packages[0].is_installed() && !facts.packages[1].is_installed());
+        assert_eq!(facts.driver_packages.len(), 1);
+        assert_eq!(facts.nodes["/dev/nvidiactl"], NodeState::Forbidden);
+        assert_eq!(facts.nodes["/dev/nvidia-uvm"], NodeState::NoDriver);
+        assert_eq!(facts.library_version("libcuda.so.1").unwrap().as_str(), "580.76.05");
+        assert_eq!(facts.smi.unwrap().status, 9);
+    }
+
+    #[test]
+    fn a_broken_off_answer_is_an_error() {
+        let cut = ANSWER.replace("@nvstage end\n", "");
+        assert!(Facts::parse(&Answer::parse(&cut)).is_err());
+    }
+}

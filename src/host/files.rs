@@ -1,0 +1,307 @@
+//! Files of the host: replaced in one piece, locked, removed, and how much room is left.
+
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::host::cancel::Cancel;
+use crate::host::wait::wait;
+
+/// How often a lock held by someone else is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Replaces the content of `path`: whoever opens it finds the old content or the new, also after
+/// a power failure. Mode and owner of an old file are kept where the file system lets us; a new
+/// file gets mode 0644.
+///
+/// Works on Proxmox's cluster file system, which permits no other mode than its own.
+///
+/// # Errors
+/// A host error (exit code 4) that names the file.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |error: io::Error| failed("write", path, &error);
+    let old = match fs::metadata(path) {
+        Ok(metadata) => Some(metadata),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(fail(error)),
+    };
+    let directory = parent(path);
+    let mut temporary =
+        tempfile::Builder::new().prefix(".nvstage-").tempfile_in(directory).map_err(fail)?;
+    temporary.write_all(bytes).map_err(fail)?;
+    keep_mode_and_owner(temporary.as_file(), old.as_ref()).map_err(fail)?;
+    temporary.as_file().sync_all().map_err(fail)?;
+    temporary.persist(path).map_err(|error| fail(error.error))?;
+    sync_directory(directory)
+}
+
+fn keep_mode_and_owner(file: &File, old: Option<&Metadata>) -> io::Result<()> {
+    let forbidden = |error: &io::Error| {
+        // pmxcfs answers EPERM to any other mode or owner than its own.
+        matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
+    };
+    if let Some(old) = old {
+        match fchown(file, Some(old.uid()), Some(old.gid())) {
+            Err(error) if !forbidden(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    let mode = old.map_or(0o644, |old| old.mode() & 0o7777);
+    match file.set_permissions(fs::Permissions::from_mode(mode)) {
+        Err(error) if !forbidden(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a file another name on the same file system, replacing what has that name, for good:
+/// the directories of both names are synchronised. The file's content must be already.
+///
+/// # Errors
+/// A host error (exit code 4) that names the file.
+#[expect(clippy::disallowed_methods, reason = "this is the function that does it with fsync")]
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| failed("rename", from, &error))?;
+    sync_directory(parent(to))?;
+    if parent(from) != parent(to) {
+        sync_directory(parent(from))?;
+    }
+    Ok(())
+}
+
+/// Makes the entries of a directory last.
+///
+/// # Errors
+/// A host error (exit code 4) that names the directory.
+pub fn sync_directory(path: &Path) -> Result<()> {
+    match File::open(path).and_then(|directory| directory.sync_all()) {
+        // File systems without it (pmxcfs) write through.
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => Ok(()),
+        result => result.map_err(|error| failed("synchronise", path, &error)),
+    }
+}
+
+/// Removes a directory with everything in it; symbolic links are removed, not followed. Nothing
+/// happens where there is none.
+///
+/// # Errors
+/// A host error (exit code 4) that names the directory.
+#[expect(clippy::disallowed_methods, reason = "this is the function that does it")]
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file. Nothing happens where there is none.
+///
+/// # Errors
+/// A host error (exit code 4) that names the file.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a directory and those above it, with mode 0755 whatever the umask.
+///
+/// # Errors
+/// A host error (exit code 4) that names the directory.
+pub fn create_directory(path: &Path) -> Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|part| !part.exists()).collect();
+    for part in missing.into_iter().rev().filter(|part| !part.as_os_str().is_empty()) {
+        match fs::create_dir(part) {
+            Ok(()) => fs::set_permissions(part, fs::Permissions::from_mode(0o755))
+                .map_err(|error| failed("create", part, &error))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("create", part, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// The bytes that an unprivileged process could still write to the file system of `path`.
+///
+/// # Errors
+/// A host error (exit code 4) that names the path.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let vfs = nix::sys::statvfs::statvfs(path)
+        .map_err(|error| failed("look at the file system of", path, &error.into()))?;
+    Ok(vfs.blocks_available().saturating_mul(vfs.fragment_size()))
+}
+
+/// A lock on a file, `flock(2)`: held until dropped, and by the kernel's word released when the
+/// process dies. `flock(1)` and Perl's `flock` see it.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Exclusive,
+    Shared,
+}
+
+impl Lock {
+    /// Waits up to `timeout` to hold the lock alone; the file is made if it is not there.
+    ///
+    /// # Errors
+    /// A host error (exit code 4) that names the file when it is still held by someone else, or
+    /// the interruption.
+    pub fn exclusive(path: &Path, timeout: Duration, cancel: &Cancel) -> Result<Self> {
+        Self::take(path, Mode::Exclusive, (timeout, cancel))
+    }
+
+    /// Waits up to `timeout` to hold the lock together with others that hold it shared.
+    ///
+    /// # Errors
+    /// As [`Lock::exclusive`].
+    pub fn shared(path: &Path, timeout: Duration, cancel: &Cancel) -> Result<Self> {
+        Self::take(path, Mode::Shared, (timeout, cancel))
+    }
+
+    /// Holds the lock alone if nobody else holds it.
+    ///
+    /// # Errors
+    /// A host error (exit code 4) when the file cannot be opened.
+    pub fn try_exclusive(path: &Path) -> Result<Option<Self>> {
+        let lock = Self { file: open_lock_file(path)?, path: path.to_owned() };
+        Ok(try_lock(&lock, Mode::Exclusive)?.then_some(lock))
+    }
+
+    fn take(path: &Path, mode: Mode, patience: (Duration, &Cancel)) -> Result<Self> {
+        let (timeout, cancel) = patience;
+        let lock = Self { file: open_lock_file(path)?, path: path.to_owned() };
+        let end = Instant::now() + timeout;
+        while !try_lock(&lock, mode)? {
+            if Instant::now() >= end {
+                return Err(Error::host(format!("`{}` is locked", path.display()))
+                    .because(format!("waited {} s", timeout.as_secs()))
+                    .hint("another process uses it; `lsof` or `fuser` with that file names it"));
+            }
+            wait(LOCK_INTERVAL, cancel)?;
+        }
+        Ok(lock)
+    }
+
+    /// The file that is locked.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that is locked, open for reading and writing.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+fn open_lock_file(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| failed("open", path, &error))
+}
+
+fn try_lock(lock: &Lock, mode: Mode) -> Result<bool> {
+    let tried = match mode {
+        Mode::Exclusive => lock.file.try_lock(),
+        Mode::Shared => lock.file.try_lock_shared(),
+    };
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &lock.path, &error)),
+    }
+}
+
+/// Whether an error means that the file system or the quota is full.
+pub fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The bytes that an unprivileged process could still write to the file system of an open file.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn free_bytes_at(file: impl AsFd) -> io::Result<u64> {
+    let vfs = nix::sys::statvfs::fstatvfs(file)?;
+    Ok(vfs.blocks_available().saturating_mul(vfs.fragment_size()))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The host error for a failed operation on a file.
+pub fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
+    let host = Error::host(format!("cannot {action} `{}`", path.display())).because(error);
+    if is_out_of_space(error) { host.hint("make room on that file system") } else { host }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_keeps_the_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config");
+        replace(&path, b"one").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_exclusive_lock_excludes_and_names_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let cancel = Cancel::never().unwrap();
+        let held = Lock::exclusive(&path, Duration::ZERO, &cancel).unwrap();
+        let error = Lock::shared(&path, Duration::from_millis(60), &cancel).unwrap_err();
+        assert!(error.what().contains("lock` is locked"), "{error}");
+        assert!(Lock::try_exclusive(&path).unwrap().is_none());
+        drop(held);
+        let first = Lock::shared(&path, Duration::ZERO, &cancel).unwrap();
+        let second = Lock::shared(&path, Duration::ZERO, &cancel).unwrap();
+        assert_eq!(first.path(), second.path());
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        remove_tree(&directory.path().join("none")).unwrap();
+        remove_file(&directory.path().join("none")).unwrap();
+    }
+
+    #[test]
+    fn directories_are_made_with_their_parents() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("a/b/c");
+        create_directory(&deep).unwrap();
+        create_directory(&deep).unwrap();
+        assert_eq!(fs::metadata(&deep).unwrap().mode() & 0o777, 0o755);
+        assert!(free_bytes(&deep).unwrap() > 0);
+    }
+}

@@ -1,0 +1,43 @@
+//! Waiting that a request to stop interrupts.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::Result;
+use crate::host::cancel::Cancel;
+
+/// Waits for `duration`, or until the work is asked to stop.
+///
+/// # Errors
+/// [`crate::error::Error::interrupted`] once the work was asked to stop.
+pub fn wait(duration: Duration, cancel: &Cancel) -> Result<()> {
+    let end = Instant::now() + duration;
+    loop {
+        cancel.check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        // A minute at a time, and at least a millisecond: poll counts whole ones.
+        let millis = u16::try_from(left.as_millis().clamp(1, 60_000)).unwrap_or(u16::MAX);
+        let mut watched = [PollFd::new(cancel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, PollTimeout::from(millis)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => std::thread::park_timeout(left),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_waits_at_least_the_time() {
+        let start = Instant::now();
+        wait(Duration::from_millis(30), &Cancel::never().unwrap()).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(30));
+    }
+}

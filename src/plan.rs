@@ -1,0 +1,212 @@
+//! What has to be done to one container, computed from what is known of it, without touching it.
+//!
+//! [`Intent`] is what should be, [`Situation`] what is; [`Plan::compute`] compares them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::apt::AptFile;
+use crate::container::passthrough::{DeviceNode, Edit, NodeKind};
+use crate::facts::{Facts, NodeState};
+use crate::version::DriverVersion;
+
+/// What the container should be.
+#[derive(Debug)]
+pub struct Intent<'a> {
+    /// The driver's version.
+    pub version: &'a DriverVersion,
+    /// The packages that should be installed.
+    pub packages: &'a [String],
+    /// The files apt should read.
+    pub files: &'a [AptFile],
+    /// The nodes that should open.
+    pub nodes: &'a [DeviceNode],
+}
+
+/// The driver's userland inside a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverState {
+    /// None that NVIDIA's installer knows of.
+    Absent,
+    /// The wanted version, every file of it checked against the installer's manifest.
+    Complete,
+    /// The wanted version by the installer's own record; its files can be compared only with the
+    /// installer in the cache.
+    Recorded,
+    /// Another version.
+    Other(DriverVersion),
+    /// The wanted version, with files missing or different.
+    Damaged(Vec<String>),
+}
+
+/// What the container is.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    /// The change its configuration needs.
+    pub edit: &'a Edit,
+    /// Whether it runs.
+    pub is_running: bool,
+    /// What was seen inside; `None` when it is stopped.
+    pub inside: Option<(&'a Facts, &'a DriverState)>,
+    /// The nodes behind which a driver answers on the host itself.
+    pub answering: &'a BTreeSet<String>,
+}
+
+/// What to do about one part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: why.
+    Nothing(String),
+    /// Something: what.
+    Do(String),
+    /// To be seen when the container runs.
+    Unknown(String),
+}
+
+impl Action {
+    /// Whether something is to be done, or may be.
+    pub fn changes(&self) -> bool {
+        !matches!(self, Self::Nothing(_))
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing(why) => write!(f, "unchanged: {why}"),
+            Self::Do(what) => write!(f, "change: {what}"),
+            Self::Unknown(why) => write!(f, "unknown: {why}"),
+        }
+    }
+}
+
+/// What happens to the container's power.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Power {
+    /// It runs on.
+    Keep,
+    /// It is started.
+    Start,
+    /// It is stopped and started: why.
+    Restart(String),
+}
+
+/// What is to be done, part by part, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The lines of the configuration.
+    pub passthrough: Action,
+    /// Start or restart.
+    pub power: Power,
+    /// The driver's userland.
+    pub driver: Action,
+    /// Repository and packages.
+    pub packages: Action,
+}
+
+impl Plan {
+    /// Compares what should be with what is.
+    pub fn compute(intent: &Intent<'_>, situation: &Situation<'_>) -> Self {
+        Self {
+            passthrough: passthrough(situation.edit),
+            power: power(intent, situation),
+            driver: driver(intent, situation),
+            packages: packages(intent, situation),
+        }
+    }
+
+    /// Whether carrying it out would change anything.
+    pub fn changes(&self) -> bool {
+        self.passthrough.changes()
+            || self.power != Power::Keep
+            || self.driver.changes()
+            || self.packages.changes()
+    }
+}
+
+fn passthrough(edit: &Edit) -> Action {
+    if !edit.changed() {
+        return Action::Nothing("every device line is there".to_owned());
+    }
+    let (added, corrected) = (edit.lines_added.len(), edit.lines_corrected.len());
+    Action::Do(match (added, corrected) {
+        (_, 0) => format!("add {}", lines(added)),
+        (0, _) => format!("correct {}", lines(corrected)),
+        _ => format!("add {}, correct {}", lines(added), lines(corrected)),
+    })
+}
+
+fn lines(count: usize) -> String {
+    if count == 1 { "1 line".to_owned() } else { format!("{count} lines") }
+}
+
+fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
+    if !situation.is_running {
+        return Power::Start;
+    }
+    if situation.edit.changed() {
+        return Power::Restart("the configuration changes".to_owned());
+    }
+    let Some((facts, _)) = situation.inside else { return Power::Keep };
+    let nodes = intent.nodes.iter().filter(|node| node.kind == NodeKind::File);
+    for path in nodes.map(|node| &node.path) {
+        // The configuration is right and the container is not: it was started with another one.
+        let stale = match facts.nodes.get(path) {
+            Some(NodeState::Missing | NodeState::Forbidden) => true,
+            Some(NodeState::NoDriver) => situation.answering.contains(path),
+            _ => false,
+        };
+        if stale {
+            return Power::Restart(format!("it was started without `{path}` as configured"));
+        }
+    }
+    Power::Keep
+}
+
+fn driver(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
+    let version = intent.version;
+    let Some((_, state)) = situation.inside else {
+        return Action::Unknown(format!("driver {version}: the container is stopped"));
+    };
+    match state {
+        DriverState::Complete => Action::Nothing(format!("driver {version}, every file checked")),
+        DriverState::Recorded => {
+            Action::Nothing(format!("driver {version} by its record; its files are not compared"))
+        }
+        DriverState::Absent => Action::Do(format!("install driver {version}")),
+        DriverState::Other(old) => Action::Do(format!("replace driver {old} by {version}")),
+        DriverState::Damaged(problems) => {
+            let first = problems.first().map(String::as_str).unwrap_or_default();
+            let others = match problems.len() {
+                0 | 1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            Action::Do(format!("repair driver {version}: {first}{others}"))
+        }
+    }
+}
+
+fn packages(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
+    if intent.packages.is_empty() {
+        return Action::Nothing("the recipe names no packages".to_owned());
+    }
+    let Some((facts, _)) = situation.inside else {
+        return Action::Unknown(format!("{}: the container is stopped", intent.packages.join(" ")));
+    };
+    let is_there = |name: &&String| {
+        facts.packages.iter().any(|package| package.name == **name && package.is_installed())
+    };
+    let missing: Vec<&str> =
+        intent.packages.iter().filter(|name| !is_there(name)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        return Action::Do(format!("install {}", missing.join(" ")));
+    }
+    if facts.dpkg_is_broken {
+        return Action::Do("finish what an interrupted dpkg left behind".to_owned());
+    }
+    let differs = |file: &&AptFile| facts.files.get(file.path) != Some(&file.digest());
+    if let Some(file) = intent.files.iter().find(differs) {
+        return Action::Do(format!("write `{}`", file.path));
+    }
+    Action::Nothing(format!("{} installed", intent.packages.join(" ")))
+}

@@ -1,0 +1,158 @@
+//! Recipes and the files shared by them as they are written: TOML, read strictly, with errors that
+//! name file, line and the nearest known key.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use super::installer::{DriverChoice, Pin};
+use super::nearest::did_you_mean;
+use super::{Check, RepositoryEntry};
+use crate::runfile::options::Options;
+use crate::architecture::Architecture;
+use crate::error::{Error, Result};
+
+/// The version of the format that this program reads.
+const SCHEMA: i64 = 1;
+
+/// Templates of URLs by architecture, tried in order.
+pub(super) type Urls = BTreeMap<Architecture, Vec<String>>;
+
+/// A recipe file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecipeFile {
+    #[serde(rename = "schema")]
+    _schema: IgnoredAny,
+    pub(super) name: String,
+    pub(super) description: String,
+    #[serde(default)]
+    pub(super) driver: DriverSection,
+    #[serde(default)]
+    pub(super) repository: BTreeMap<String, RepositoryEntry>,
+    #[serde(default)]
+    pub(super) packages: PackagesSection,
+    #[serde(default)]
+    pub(super) passthrough: PassthroughSection,
+    #[serde(default)]
+    pub(super) checks: ChecksSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DriverSection {
+    #[serde(default)]
+    pub(super) version: DriverChoice,
+    #[serde(default)]
+    pub(super) urls: Urls,
+    #[serde(default)]
+    pub(super) installer: Options,
+    #[serde(default)]
+    pub(super) pins: Vec<Pin>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PackagesSection {
+    #[serde(default)]
+    pub(super) install: Vec<String>,
+    pub(super) deny: Option<Vec<String>>,
+    pub(super) allow: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PassthroughSection {
+    pub(super) gpus: String,
+}
+
+impl Default for PassthroughSection {
+    fn default() -> Self {
+        Self { gpus: "all".to_owned() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChecksSection {
+    pub(super) run: Vec<Check>,
+}
+
+impl Default for ChecksSection {
+    fn default() -> Self {
+        Self { run: vec![Check::Libraries, Check::Nodes, Check::NvidiaSmi, Check::Packages] }
+    }
+}
+
+/// `recipes/pins.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PinsFile {
+    #[serde(rename = "schema")]
+    _schema: IgnoredAny,
+    pub(super) urls: Urls,
+    pub(super) pins: Vec<Pin>,
+}
+
+/// `recipes/repositories.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RepositoriesFile {
+    #[serde(rename = "schema")]
+    _schema: IgnoredAny,
+    pub(super) repository: BTreeMap<String, RepositoryEntry>,
+    pub(super) packages: SharedPackages,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SharedPackages {
+    pub(super) deny: Vec<String>,
+    pub(super) allow: Vec<String>,
+}
+
+/// Only the version of the format, whatever else there is.
+#[derive(Debug, Deserialize)]
+struct Probe {
+    schema: Option<i64>,
+}
+
+/// Reads a file of the known format; `origin` is its path or name, for the message.
+pub(super) fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T> {
+    let fail = |error: toml::de::Error| explain(&error, text, origin);
+    let probe: Probe = toml::from_str(text).map_err(fail)?;
+    match probe.schema {
+        Some(SCHEMA) => toml::from_str(text).map_err(fail),
+        Some(other) => Err(Error::input(format!("read the recipe `{origin}`"))
+            .because(format!("its schema is {other}; this nvstage reads {SCHEMA}"))),
+        None => Err(Error::input(format!("read the recipe `{origin}`"))
+            .because(format!("it does not say `schema = {SCHEMA}`"))),
+    }
+}
+
+fn explain(error: &toml::de::Error, text: &str, origin: &str) -> Error {
+    let line = error.span().map(|span| {
+        let before = text.get(..span.start).unwrap_or(text);
+        before.matches('\n').count() + 1
+    });
+    let place = line.map(|line| format!(" at line {line}")).unwrap_or_default();
+    let message = error.message().trim().replace('\n', ", ");
+    let cause = match misspelled(&message) {
+        Some((what, word, known)) => {
+            format!("unknown {what} `{word}`{place}, {}", did_you_mean(word, &known))
+        }
+        None => format!("{message}{place}"),
+    };
+    Error::input(format!("read the recipe `{origin}`")).because(cause)
+}
+
+/// What serde says of an unknown field or variant: which of the two, the word, the known words.
+fn misspelled(message: &str) -> Option<(&'static str, &str, Vec<&str>)> {
+    let (what, rest) = match message.strip_prefix("unknown field `") {
+        Some(rest) => ("key", rest),
+        None => ("value", message.strip_prefix("unknown variant `")?),
+    };
+    let (word, rest) = rest.split_once('`')?;
+    Some((what, word, rest.split('`').skip(1).step_by(2).collect()))
+}

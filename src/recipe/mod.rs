@@ -1,0 +1,202 @@
+//! Recipes: what to install, as data.
+//!
+//! A recipe is a TOML file (`schema = 1`). Three are shipped; two more files beside them hold what
+//! all recipes share: the pinned installers and the repositories with the packages that are denied.
+//! What a recipe says itself comes before what is shared.
+
+mod document;
+mod installer;
+mod nearest;
+mod overrides;
+mod packages;
+mod repository;
+mod url;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+pub use self::installer::DriverChoice;
+pub use self::overrides::Overrides;
+pub use self::repository::Repository;
+
+use self::document::{PinsFile, RecipeFile, RepositoriesFile, Urls};
+use self::installer::Pin;
+use self::repository::RepositoryEntry;
+use crate::runfile::options::Options;
+use crate::error::{Error, Result};
+use crate::gpu::GpuAssignment;
+
+/// The shipped recipes, the default one first.
+const SHIPPED: [(&str, &str); 3] = [
+    ("cuda-12-8", include_str!("../../recipes/cuda-12-8.toml")),
+    ("driver-only", include_str!("../../recipes/driver-only.toml")),
+    ("driver-full", include_str!("../../recipes/driver-full.toml")),
+];
+const PINS: &str = include_str!("../../recipes/pins.toml");
+const REPOSITORIES: &str = include_str!("../../recipes/repositories.toml");
+
+/// What to install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    name: String,
+    description: String,
+    driver: DriverChoice,
+    urls: Urls,
+    pins: Vec<Pin>,
+    installer_options: Options,
+    repositories: BTreeMap<String, RepositoryEntry>,
+    install: Vec<String>,
+    deny: Vec<String>,
+    allow: Vec<String>,
+    gpus: String,
+    checks: Vec<Check>,
+    repository_url: Option<String>,
+    installer_url: Option<String>,
+}
+
+/// Something that is checked after the installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Check {
+    /// The driver's files are all there, and of the kernel module's version.
+    Libraries,
+    /// The device nodes can be opened.
+    Nodes,
+    /// `nvidia-smi` finds the GPUs.
+    NvidiaSmi,
+    /// The packages are installed.
+    Packages,
+}
+
+impl Check {
+    /// The name as recipes write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Libraries => "libraries",
+            Self::Nodes => "nodes",
+            Self::NvidiaSmi => "nvidia-smi",
+            Self::Packages => "packages",
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe; `origin` is its path or name, for messages.
+    ///
+    /// # Errors
+    /// Invalid input that names the line, and for a misspelled key the nearest known one.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let file: RecipeFile = document::read(text, origin)?;
+        let shared_pins: PinsFile = document::read(PINS, "pins.toml")?;
+        let shared: RepositoriesFile = document::read(REPOSITORIES, "repositories.toml")?;
+        let mut urls = shared_pins.urls;
+        urls.extend(file.driver.urls);
+        let mut repositories = shared.repository;
+        repositories.extend(file.repository);
+        let recipe = Self {
+            name: file.name,
+            description: file.description,
+            driver: file.driver.version,
+            urls,
+            pins: file.driver.pins.into_iter().chain(shared_pins.pins).collect(),
+            installer_options: file.driver.installer,
+            repositories,
+            install: file.packages.install,
+            deny: file.packages.deny.unwrap_or(shared.packages.deny),
+            allow: file.packages.allow.unwrap_or(shared.packages.allow),
+            gpus: file.passthrough.gpus,
+            checks: file.checks.run,
+            repository_url: None,
+            installer_url: None,
+        };
+        let fail = |error: Error| {
+            Error::input(format!("read the recipe `{origin}`")).because(error.what())
+        };
+        recipe.check().map_err(fail)?;
+        Ok(recipe)
+    }
+
+    /// A shipped recipe; `None` when there is none of this name.
+    pub fn shipped(name: &str) -> Option<Result<Self>> {
+        let (_, text) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
+        Some(Self::parse(text, name))
+    }
+
+    /// The names of the shipped recipes, the default one first.
+    pub fn shipped_names() -> Vec<&'static str> {
+        SHIPPED.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Its name; fit for a file name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it installs, in a few words.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// Which driver version it wants.
+    pub fn driver_choice(&self) -> &DriverChoice {
+        &self.driver
+    }
+
+    /// What NVIDIA's installer is asked for.
+    pub fn installer_options(&self) -> &Options {
+        &self.installer_options
+    }
+
+    /// The packages to install, from whichever of the container's repositories has them.
+    pub fn packages(&self) -> &[String] {
+        &self.install
+    }
+
+    /// Patterns of packages that must not come into a container, because they bring a driver.
+    pub fn denied_packages(&self) -> &[String] {
+        &self.deny
+    }
+
+    /// Patterns of packages that are excepted from the denied ones.
+    pub fn allowed_packages(&self) -> &[String] {
+        &self.allow
+    }
+
+    /// The GPUs that a container gets where nothing else is said, as [`GpuAssignment::parse`]
+    /// reads them.
+    pub fn gpus(&self) -> &str {
+        &self.gpus
+    }
+
+    /// The checks after the installation, in order.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// What the form of the file cannot say.
+    fn check(&self) -> Result<()> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let starts_well = self.name.starts_with(|first: char| first.is_ascii_alphanumeric());
+        if !starts_well || !self.name.chars().all(allowed) {
+            return Err(Error::input(format!("`{}` is not a name", self.name)));
+        }
+        packages::check(&self.install, &self.deny, &self.allow)?;
+        GpuAssignment::parse(&self.gpus)?;
+        for flag in &self.installer_options.extra {
+            // The self-extracting file splits its arguments again at blanks.
+            if !flag.starts_with("--") || flag.contains(|c: char| c.is_whitespace()) {
+                let what = format!("`{flag}` is not an option of the installer without blanks");
+                return Err(Error::input(what));
+            }
+        }
+        let templates = self.urls.values().flatten().chain(self.pins.iter().filter_map(Pin::url));
+        for template in templates {
+            url::check(template, &["https://", "http://", "file://", "/"])?;
+        }
+        self.repositories.values().try_for_each(RepositoryEntry::check)
+    }
+}
+
+#[cfg(test)]
+mod tests;

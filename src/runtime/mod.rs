@@ -1,0 +1,274 @@
+//! How a container is driven: `pct` on Proxmox VE, the `lxc-*` tools elsewhere.
+//!
+//! Key types: [`Runtime`] and what it finds, [`Inside`] for a script run in a container.
+
+mod lxc;
+mod pct;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::answer::Answer;
+use crate::container::config::Dialect;
+use crate::ctid::Ctid;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::files::Lock;
+use crate::host::process::{Command, Ended, Finished};
+use crate::host::runlog::RunLog;
+
+pub use lxc::PlainLxc;
+pub use pct::Pct;
+
+/// How long a container may take to stop, and again to start.
+pub const STATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Which runtime the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// `pct` where it is installed, the `lxc-*` tools otherwise.
+    #[default]
+    Auto,
+    /// Proxmox VE.
+    Pct,
+    /// Plain LXC.
+    Lxc,
+}
+
+/// A way to drive containers.
+pub trait Runtime {
+    /// `pct` or `lxc`.
+    fn name(&self) -> &'static str;
+
+    /// How its configuration files are written.
+    fn dialect(&self) -> Dialect;
+
+    /// The configuration file of a container of this node.
+    ///
+    /// # Errors
+    /// Not found, saying where it is instead; invalid input for a name it cannot have.
+    fn locate(&self, ctid: &Ctid) -> Result<PathBuf>;
+
+    /// The lock that everybody who edits the configuration takes; `None` where there is none.
+    ///
+    /// # Errors
+    /// Host error when it cannot be had within ten seconds.
+    fn lock_configuration(&self, ctid: &Ctid) -> Result<Option<Lock>>;
+
+    /// The command that starts the container.
+    fn start_command(&self, ctid: &Ctid) -> Command;
+
+    /// The command that shuts the container down, and kills it after [`STATE_LIMIT`].
+    fn stop_command(&self, ctid: &Ctid) -> Command;
+
+    /// The beginning of a command line that runs something inside.
+    fn exec_prefix(&self, ctid: &Ctid) -> Command;
+
+    /// The command that copies `file` to the path `to` inside, readable by root alone.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    fn push_command(&self, ctid: &Ctid, file: &Path, to: &str) -> Result<Command>;
+}
+
+/// The runtime that was asked for, or the one that is there.
+///
+/// # Errors
+/// Host error when neither is installed.
+pub fn choose<'a>(host: &'a Host, choice: Choice) -> Result<Box<dyn Runtime + 'a>> {
+    let has_pct = host.paths.pct().exists();
+    let has_lxc = host.paths.host_path("/usr/bin/lxc-start").exists();
+    match choice {
+        Choice::Pct if !has_pct => Err(Error::host("find `pct` on this machine")
+            .hint("`--runtime lxc` drives plain LXC containers")),
+        Choice::Lxc if !has_lxc => Err(Error::host("find `lxc-start` on this machine")),
+        Choice::Auto if !has_pct && !has_lxc => {
+            Err(Error::host("find Proxmox VE's `pct` or plain LXC's `lxc-start` on this machine"))
+        }
+        Choice::Pct => Ok(Box::new(Pct::new(host))),
+        Choice::Auto if has_pct => Ok(Box::new(Pct::new(host))),
+        Choice::Lxc | Choice::Auto => Ok(Box::new(PlainLxc::new(host))),
+    }
+}
+
+/// One container, its runtime and its log: what most functions of the engine need.
+pub struct Session<'a> {
+    /// The machine.
+    pub host: &'a Host,
+    /// How the container is driven.
+    pub runtime: &'a dyn Runtime,
+    /// Which container.
+    pub ctid: &'a Ctid,
+    /// Where every command is written down.
+    pub log: &'a RunLog,
+}
+
+impl fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("ctid", self.ctid).finish_non_exhaustive()
+    }
+}
+
+/// A script to run inside a container, and its arguments.
+#[derive(Debug)]
+pub struct Inside {
+    /// The text of the script, for `sh`.
+    pub script: &'static str,
+    /// `$1` and so on.
+    pub arguments: Vec<String>,
+    /// It is ended inside after this long.
+    pub limit: Duration,
+}
+
+/// What a script inside a container did.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub ended: Ended,
+    /// What it answered.
+    pub answer: Answer,
+    /// All it printed, the answers included.
+    pub output: String,
+    /// The last lines it said, for an error message.
+    pub tail: String,
+}
+
+impl Session<'_> {
+    /// The first process of the container as this host numbers it; `None` when it is stopped.
+    ///
+    /// # Errors
+    /// Host error when `lxc-info` cannot be run.
+    pub fn init_process(&self) -> Result<Option<u32>> {
+        let command = Command::new("lxc-info", Duration::from_secs(10)).args([
+            "-n",
+            self.ctid.as_str(),
+            "-p",
+            "-H",
+        ]);
+        // Not in the log: it is asked many times while waiting.
+        let finished = self.host.processes.run_regardless(command, &RunLog::none())?;
+        // Not existing for LXC (exit 1) means that Proxmox has never started it.
+        Ok(String::from_utf8_lossy(&finished.stdout).trim().parse().ok())
+    }
+
+    /// Runs a script inside, as root, with a clean environment and a time limit on both sides.
+    ///
+    /// # Errors
+    /// Install error when the script did not even begin; the interruption error.
+    pub fn run_inside(&self, inside: &Inside) -> Result<Ran> {
+        let finished = self.host.processes.run(self.exec_command(inside), self.log)?;
+        self.ran(finished)
+    }
+
+    /// The same for clean-up: it runs although the work was asked to stop.
+    ///
+    /// # Errors
+    /// As [`Session::run_inside`].
+    pub fn run_inside_regardless(&self, inside: &Inside) -> Result<Ran> {
+        let finished = self.host.processes.run_regardless(self.exec_command(inside), self.log)?;
+        self.ran(finished)
+    }
+
+    fn exec_command(&self, inside: &Inside) -> Command {
+        let mut command = self
+            .runtime
+            .exec_prefix(self.ctid)
+            .args(["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
+            .args(["HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"])
+            .args(["NEEDRESTART_SUSPEND=1", "TERM=dumb"])
+            .args(["timeout", "-k", "10", &inside.limit.as_secs().to_string()])
+            .args(["sh", "-c", inside.script, "nvstage"])
+            .args(inside.arguments.iter());
+        // The inner limit does the work; the outer one is for a container that hangs.
+        command.limit = inside.limit + Duration::from_secs(30);
+        command
+    }
+
+    fn ran(&self, finished: Finished) -> Result<Ran> {
+        let stdout = String::from_utf8_lossy(&finished.stdout);
+        let answer = Answer::parse(&stdout);
+        if !answer.has("begin") {
+            return Err(Error::install("run a command inside the container")
+                .because(finished.ended)
+                .because(finished.tail())
+                .hint("is the container running, with `sh`, `env` and `timeout` in it?")
+                .on(self.ctid));
+        }
+        let output = format!("{stdout}{}", String::from_utf8_lossy(&finished.stderr));
+        Ok(Ran { ended: finished.ended, tail: finished.tail(), output, answer })
+    }
+
+    /// Starts the container and waits until its first process is there; returns its number.
+    ///
+    /// # Errors
+    /// Restart error.
+    pub fn start(&self) -> Result<u32> {
+        let finished = self.host.processes.run(self.runtime.start_command(self.ctid), self.log)?;
+        if !finished.succeeded() {
+            return Err(self.state_error("start", &finished));
+        }
+        // A container under high availability is started by somebody else, later.
+        let mut waited = Duration::ZERO;
+        while waited < STATE_LIMIT {
+            if let Some(pid) = self.init_process()? {
+                return Ok(pid);
+            }
+            let pause = Duration::from_millis(200);
+            self.host.wait(pause)?;
+            waited += pause;
+        }
+        Err(Error::restart(format!("see it running within {} s", STATE_LIMIT.as_secs()))
+            .on(self.ctid))
+    }
+
+    /// Shuts the container down and waits until it is gone.
+    ///
+    /// # Errors
+    /// Restart error.
+    pub fn stop(&self) -> Result<()> {
+        let finished = self.host.processes.run(self.runtime.stop_command(self.ctid), self.log)?;
+        if !finished.succeeded() {
+            return Err(self.state_error("stop", &finished));
+        }
+        let mut waited = Duration::ZERO;
+        while self.init_process()?.is_some() {
+            if waited >= STATE_LIMIT {
+                let what = format!("see it stopped within {} s", STATE_LIMIT.as_secs());
+                return Err(Error::restart(what).on(self.ctid));
+            }
+            let pause = Duration::from_millis(200);
+            self.host.wait(pause)?;
+            waited += pause;
+        }
+        Ok(())
+    }
+
+    fn state_error(&self, verb: &str, finished: &Finished) -> Error {
+        Error::restart(format!("{verb} the container"))
+            .because(finished.ended)
+            .because(finished.tail())
+            .hint(match self.runtime.name() {
+                "pct" => format!("`pct start {} --debug 1` shows the reason", self.ctid),
+                _ => format!("`lxc-start -F -n {}` shows the reason", self.ctid),
+            })
+            .on(self.ctid)
+    }
+
+    /// Copies a file into the container. Its success proves nothing: `pct push` exits 0 when it
+    /// failed; the caller checks size and digest inside.
+    ///
+    /// # Errors
+    /// Install error when the copy did not even start.
+    pub fn push(&self, file: &Path, to: &str) -> Result<()> {
+        let command = self.runtime.push_command(self.ctid, file, to)?;
+        let finished = self.host.processes.run(command, self.log)?;
+        if finished.succeeded() {
+            return Ok(());
+        }
+        Err(Error::install(format!("copy `{}` into the container", file.display()))
+            .because(finished.ended)
+            .because(finished.tail())
+            .on(self.ctid))
+    }
+}

@@ -1,0 +1,110 @@
+//! Proxmox VE's `pct`.
+//!
+//! Each call costs about 0.45 s of processor time and 110 MiB, so state is read from
+//! `/etc/pve/lxc` and from LXC itself; `pct` is for what only it can do. Sources: pve-container
+//! `src/PVE/CLI/pct.pm`, `src/PVE/LXC/Config.pm`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Runtime, STATE_LIMIT};
+use crate::container::config::Dialect;
+use crate::ctid::Ctid;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::files::Lock;
+use crate::host::process::Command;
+
+/// Proxmox's own wait for the lock on a configuration.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Containers of this Proxmox VE node.
+#[derive(Debug)]
+pub struct Pct<'a> {
+    host: &'a Host,
+}
+
+impl<'a> Pct<'a> {
+    /// The containers of this host.
+    pub fn new(host: &'a Host) -> Self {
+        Self { host }
+    }
+
+    fn pct(&self, verb: &str, ctid: &Ctid, limit: Duration) -> Command {
+        Command::new(self.host.paths.pct(), limit).args([verb, ctid.as_str()])
+    }
+
+    /// The node that holds `<directory>/<ctid>.conf`, if any does.
+    fn node_with(&self, directory: &str, ctid: &Ctid) -> Option<String> {
+        let nodes = std::fs::read_dir(self.host.paths.pve().join("nodes")).ok()?;
+        let has_it = |node: &std::fs::DirEntry| {
+            node.path().join(directory).join(format!("{ctid}.conf")).exists()
+        };
+        let node = nodes.flatten().find(has_it)?;
+        Some(node.file_name().to_string_lossy().into_owned())
+    }
+}
+
+impl Runtime for Pct<'_> {
+    fn name(&self) -> &'static str {
+        "pct"
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Proxmox
+    }
+
+    fn locate(&self, ctid: &Ctid) -> Result<PathBuf> {
+        if !ctid.is_proxmox() {
+            return Err(Error::input(format!("`{ctid}` is not a container ID of Proxmox VE"))
+                .hint("a container ID is a number of 3 to 9 digits, see `pct list`"));
+        }
+        let pve = self.host.paths.pve();
+        let config = pve.join("lxc").join(format!("{ctid}.conf"));
+        if config.exists() {
+            return Ok(config);
+        }
+        if pve.join("local").symlink_metadata().is_err() {
+            return Err(Error::host(format!("read `{}`: the cluster file system is not mounted", pve.display()))
+                .hint("`systemctl status pve-cluster` says why")
+                .on(ctid));
+        }
+        let error = if let Some(node) = self.node_with("lxc", ctid) {
+            Error::not_found(format!("it is on node `{node}`, not on this one"))
+                .hint(format!("run nvstage on `{node}`"))
+        } else if self.node_with("qemu-server", ctid).is_some() {
+            Error::not_found("it is a virtual machine, not a container")
+        } else {
+            Error::not_found("it does not exist").hint("`pct list` shows the containers of this node")
+        };
+        Err(error.on(ctid))
+    }
+
+    fn lock_configuration(&self, ctid: &Ctid) -> Result<Option<Lock>> {
+        let path = self.host.paths.pve_config_lock(ctid.as_str());
+        Lock::exclusive(&path, LOCK_WAIT, &self.host.cancel).map(Some).map_err(|error| error.on(ctid))
+    }
+
+    fn start_command(&self, ctid: &Ctid) -> Command {
+        self.pct("start", ctid, STATE_LIMIT)
+    }
+
+    fn stop_command(&self, ctid: &Ctid) -> Command {
+        // After a time-out it polls once more before it kills: more than twice the limit.
+        let seconds = STATE_LIMIT.as_secs().to_string();
+        self.pct("shutdown", ctid, 2 * STATE_LIMIT + Duration::from_secs(30))
+            .args(["--timeout", &seconds, "--forceStop", "1"])
+    }
+
+    fn exec_prefix(&self, ctid: &Ctid) -> Command {
+        self.pct("exec", ctid, STATE_LIMIT).arg("--")
+    }
+
+    fn push_command(&self, ctid: &Ctid, file: &Path, to: &str) -> Result<Command> {
+        let file = file.to_str().ok_or_else(|| {
+            Error::input(format!("`{}` is not UTF-8, which `pct push` needs", file.display()))
+        })?;
+        let limit = Duration::from_secs(600);
+        Ok(self.pct("push", ctid, limit).args([file, to, "--perms", "0600"]))
+    }
+}

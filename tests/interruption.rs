@@ -1,0 +1,167 @@
+//! SIGINT and SIGTERM during each step, and a kill: staging is undone, the configuration whole, and
+//! the next run finishes.
+
+mod support;
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use support::{Host, Kind, Nodes, Run, Site, VERSION, eventually};
+
+fn signal(child: &Child, name: &str) {
+    let kill = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+}
+
+struct Scene {
+    host: Host,
+    site: Site,
+    ctid: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
+        let site = Site::new();
+        let ctid = host.container("privileged", &[&site.distribution()]);
+        host.start(&ctid);
+        host.inside(&ctid, "mkdir -p /etc/nvidia-standin").code(0);
+        Self { host, site, ctid }
+    }
+
+    fn begin(&self, recipe: &str) -> Child {
+        let mut command = self.host.nvstage();
+        command.args(["provision", &self.ctid, "--gpus", "0", "--recipe", recipe]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Nothing staged, no process of ours inside, and the file is one of two.
+    #[track_caller]
+    fn is_clean(&self, before: &str) {
+        let config = self.host.config(&self.ctid);
+        let whole = config == before || config.matches("lxc.mount.entry").count() == 5;
+        assert!(whole, "a half-written configuration:\n{config}");
+        if self.host.init(&self.ctid) != 0 {
+            let look = "grep nvstage /proc/mounts; ls -d /run/nvstage /root/.nvstage* 2>/dev/null; ps -e -o args 2>/dev/null | grep -E '[n]vidia-installer|[a]pt-get'";
+            assert_eq!(self.host.inside(&self.ctid, look).stdout, "");
+        }
+    }
+
+    #[track_caller]
+    fn finishes(&self, recipe: &str) {
+        self.host.run(&["provision", &self.ctid, "--gpus", "0", "--recipe", recipe]).code(0);
+        self.host.run(&["verify", &self.ctid, "--gpus", "0", "--recipe", recipe]).code(0);
+    }
+}
+
+fn ended(child: Child) -> Run {
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn while_downloading() {
+    let scene = Scene::new();
+    scene.site.stall_installer();
+    let before = scene.host.config(&scene.ctid);
+    for name in ["-INT", "-TERM"] {
+        let child = scene.begin(&scene.site.driver_only());
+        let requests = scene.site.requests();
+        eventually("the download begins", Duration::from_secs(20), || scene.site.requests() > requests.min(0));
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&child, name);
+        ended(child).code(1).says("interrupted by a signal");
+        scene.is_clean(&before);
+        assert_eq!(scene.host.config(&scene.ctid), before);
+    }
+    scene.site.serve_normally();
+    scene.finishes(&scene.site.driver_only());
+}
+
+#[test]
+fn while_restarting() {
+    let scene = Scene::new();
+    let before = scene.host.config(&scene.ctid);
+    scene.host.fault("stop-hangs", true);
+    let child = scene.begin(&scene.site.driver_only());
+    eventually("it is being stopped", Duration::from_secs(30), || {
+        scene.host.config(&scene.ctid) != before
+    });
+    std::thread::sleep(Duration::from_millis(700));
+    signal(&child, "-TERM");
+    ended(child).code(1).says("interrupted by a signal");
+    scene.host.fault("stop-hangs", false);
+    scene.is_clean(&before);
+    scene.finishes(&scene.site.driver_only());
+}
+
+/// Interrupts while the installer sleeps after three files, with the given signal.
+fn while_installing(name: &str, more: &[&str]) {
+    let scene = Scene::new();
+    let before = scene.host.config(&scene.ctid);
+    scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
+    let recipe = scene.site.driver_only();
+    let mut command = scene.host.nvstage();
+    command.args(["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe]).args(more);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.contains("sleep 60")
+    });
+    signal(&child, name);
+    ended(child).code(1).says("interrupted by a signal");
+    let processes = scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout;
+    assert!(!processes.contains("sleep 60"), "the installer goes on: {processes}");
+    scene.is_clean(&before);
+    scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
+    scene.finishes(&recipe);
+}
+
+#[test]
+fn sigint_while_installing() {
+    while_installing("-INT", &[]);
+}
+
+#[test]
+fn sigterm_while_installing() {
+    while_installing("-TERM", &[]);
+}
+
+#[test]
+fn sigterm_while_installing_a_pushed_installer() {
+    while_installing("-TERM", &["--stage", "push"]);
+}
+
+#[test]
+fn a_kill_while_installing() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 4 > /etc/nvidia-standin/sleep-after").code(0);
+    let recipe = scene.site.driver_only();
+    let mut child = scene.begin(&recipe);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.contains("sleep 4")
+    });
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    scene.host.shell("pkill -9 lxc-attach; true");
+    scene.host.inside(&scene.ctid, "pkill -9 nvidia-inst; rm /etc/nvidia-standin/sleep-after").code(0);
+    // What was staged is taken over by the next run.
+    scene.finishes(&recipe);
+    assert_eq!(scene.host.inside(&scene.ctid, "grep nvstage /proc/mounts; ls -d /run/nvstage").stdout, "");
+}
+
+#[test]
+fn sigterm_while_apt_runs() {
+    let scene = Scene::new();
+    let before = scene.host.config(&scene.ctid);
+    let hook = "echo 'DPkg::Pre-Invoke {\"sleep 60\";};' > /etc/apt/apt.conf.d/99slow";
+    scene.host.inside(&scene.ctid, hook).code(0);
+    let recipe = scene.site.recipe();
+    let child = scene.begin(&recipe);
+    eventually("apt runs", Duration::from_secs(90), || {
+        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.contains("sleep 60")
+    });
+    signal(&child, "-TERM");
+    ended(child).code(1).says("interrupted by a signal");
+    scene.is_clean(&before);
+    scene.host.inside(&scene.ctid, "rm /etc/apt/apt.conf.d/99slow").code(0);
+    scene.finishes(&recipe);
+}
