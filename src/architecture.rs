@@ -27,7 +27,7 @@ impl Architecture {
         match text {
             "x86_64" => Ok(Self::X86_64),
             "aarch64" => Ok(Self::Aarch64),
-            _ => Err(Error::input(format!("`{text}` is not a supported architecture"))
+            _ => Err(Error::input(format!("use architecture `{text}`: it is not supported"))
                 .hint("NVIDIA publishes drivers for x86_64 and aarch64")),
         }
     }

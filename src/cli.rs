@@ -36,7 +36,13 @@ pub struct Cli {
     #[arg(long, global = true)]
     json: bool,
     /// Directory of the cache
-    #[arg(long, global = true, value_name = "DIR", default_value = "/var/cache/nvstage", env = "NVSTAGE_CACHE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/var/cache/nvstage",
+        env = "NVSTAGE_CACHE"
+    )]
     cache: PathBuf,
     #[command(subcommand)]
     verb: Verb,

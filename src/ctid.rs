@@ -24,7 +24,7 @@ impl Ctid {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         if !starts_well || text.len() > 64 || !text.chars().all(allowed) {
-            return Err(Error::input(format!("`{text}` is not a container ID")).hint(
+            return Err(Error::input(format!("read `{text}` as a container ID")).hint(
                 "on Proxmox VE a container ID is a number of 3 to 9 digits, see `pct list`",
             ));
         }

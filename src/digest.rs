@@ -19,7 +19,7 @@ impl Digest {
     /// # Errors
     /// Invalid input when the text is anything else.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = || Error::input(format!("`{text}` is not a SHA-256 digest"));
+        let bad = || Error::input(format!("read `{text}` as a SHA-256 digest"));
         let bytes = text.as_bytes();
         if bytes.len() != 64 || !bytes.iter().all(u8::is_ascii_hexdigit) {
             return Err(bad());
@@ -53,7 +53,7 @@ impl TryFrom<String> for Digest {
     type Error = String;
 
     fn try_from(text: String) -> std::result::Result<Self, String> {
-        Self::parse(&text).map_err(|error| error.what().to_owned())
+        Self::parse(&text).map_err(|_| format!("`{text}` is not a SHA-256 digest"))
     }
 }
 

@@ -123,7 +123,7 @@ impl Error {
 
     /// The work was interrupted by a signal (exit code 1).
     pub fn interrupted() -> Self {
-        let mut error = Self::general("interrupted by a signal")
+        let mut error = Self::general("finish: interrupted by a signal")
             .hint("run the same command again: it continues where this one stopped");
         error.interrupted = true;
         error
@@ -163,8 +163,8 @@ impl Error {
     /// The first line, with the container before it.
     pub fn headline(&self) -> String {
         match &self.container {
-            Some(ctid) => format!("container {ctid}: {}", self.what),
-            None => self.what.clone(),
+            Some(ctid) => format!("container {ctid}: failed to {}", self.what),
+            None => format!("failed to {}", self.what),
         }
     }
 
@@ -218,9 +218,9 @@ mod tests {
 
     #[test]
     fn an_error_names_the_container_then_causes_then_hints() {
-        let error = Error::host("cannot do it").because("no disk").hint("buy one");
+        let error = Error::host("do it").because("no disk").hint("buy one");
         let error = error.on(&Ctid::parse("201").unwrap());
-        let text = "container 201: cannot do it\n  caused by: no disk\n  hint: buy one";
+        let text = "container 201: failed to do it\n  caused by: no disk\n  hint: buy one";
         assert_eq!(error.to_string(), text);
     }
 }

@@ -18,7 +18,7 @@ impl Fingerprint {
     /// Invalid input for anything else; a key ID of 8 or 16 digits can be forged and is refused.
     pub fn parse(text: &str) -> Result<Self> {
         if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Error::input(format!("`{text}` is not a key fingerprint"))
+            return Err(Error::input(format!("read `{text}` as a key fingerprint"))
                 .hint("a fingerprint is all 40 hexadecimal digits, without blanks"));
         }
         Ok(Self(text.to_ascii_uppercase()))

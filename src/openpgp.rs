@@ -21,7 +21,9 @@ pub fn check_key(bytes: &[u8], pinned: &Fingerprint) -> Result<()> {
     }
     Err(Error::install("trust the repository's key: it is not the pinned one")
         .because(format!("pinned {pinned}, found {found}"))
-        .hint("NVIDIA changes keys rarely and says so; a recipe with the new fingerprint accepts it"))
+        .hint(
+            "NVIDIA changes keys rarely and says so; a recipe with the new fingerprint accepts it",
+        ))
 }
 
 /// The key in the armoured form, which apt takes from a file named `.asc`.
@@ -43,8 +45,9 @@ fn parse(bytes: &[u8]) -> Result<SignedPublicKey> {
     };
     let (keys, _) = SignedPublicKey::from_reader_many(Cursor::new(bytes))
         .map_err(|error| unreadable(error.to_string()))?;
-    let mut keys: Vec<SignedPublicKey> =
-        keys.collect::<std::result::Result<_, _>>().map_err(|error| unreadable(error.to_string()))?;
+    let mut keys: Vec<SignedPublicKey> = keys
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| unreadable(error.to_string()))?;
     match (keys.pop(), keys.is_empty()) {
         (Some(key), true) => Ok(key),
         (None, _) => Err(unreadable("the file is empty".to_owned())),

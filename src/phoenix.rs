@@ -1,5 +1,8 @@
-//! The Phoenix Hypervisor's contract: its environment variables, its log lines, its list of
-//! containers.
+//! The Phoenix Hypervisor's contract: how its orchestrator calls the script that nvstage replaces,
+//! the lines it expects in its log, and the file with its containers.
+//!
+//! The facts are from the public sources of the Phoenix Hypervisor scripts
+//! (`phoenix_establish_hypervisor.sh`, `phoenix_lxc_configs.json`).
 
 use std::collections::BTreeMap;
 
@@ -11,81 +14,109 @@ use crate::gpu::GpuAssignment;
 use crate::recipe::Overrides;
 use crate::version::DriverVersion;
 
-/// The name under which the replaced script is called, and which its log lines carry.
+/// The name that the log's lines carry.
 pub const SCRIPT_NAME: &str = "phoenix_hypervisor_lxc_common_nvidia.sh";
 
-/// One call of the script.
+/// The variables of the contract, in the order in which arguments stand for them.
+const VARIABLES: [&str; 4] =
+    ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"];
+
+/// What one call of the script asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhoenixRequest {
     /// The container.
     pub ctid: Ctid,
-    /// `GPU_ASSIGNMENT`.
+    /// Its GPUs; with `none` there is nothing to do.
     pub gpus: GpuAssignment,
-    /// `NVIDIA_DRIVER_VERSION`.
-    pub driver: DriverVersion,
-    /// `NVIDIA_REPO_URL`.
-    pub repository_url: String,
-    /// `NVIDIA_RUNFILE_URL`.
-    pub installer_url: String,
+    /// The driver's version.
+    pub driver: Option<DriverVersion>,
+    /// The CUDA repository.
+    pub repository_url: Option<String>,
+    /// The installer; an older form of the call, all in arguments, does not name it.
+    pub installer_url: Option<String>,
 }
 
-/// The variables, in the order in which they may also follow the CTID as arguments.
-const VARIABLES: [&str; 4] =
-    ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"];
-
 impl PhoenixRequest {
-    /// Reads a call: exactly one argument, the CTID, and four variables that must be set and not
-    /// empty. Where a variable is not set, an argument after the CTID stands for it.
+    /// Reads a call: the container as the first argument, the rest from the environment. Further
+    /// arguments stand for variables that are not set, in the order assignment, version,
+    /// repository, installer. Blanks around a value do not matter.
     ///
     /// # Errors
-    /// Invalid input.
+    /// Invalid input for anything malformed, missing or empty.
     pub fn from_environment(
         arguments: &[String],
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self> {
-        let usage = format!("usage: {SCRIPT_NAME} CTID, with {} set", VARIABLES.join(", "));
-        let Some((ctid, extra)) = arguments.split_first() else {
-            return Err(Error::input("find out which container: no CTID is given").hint(usage));
+        let Some((first, rest)) = arguments.split_first() else {
+            return Err(Error::input("find out which container: no CTID is given")
+                .hint(format!("call it as `{SCRIPT_NAME} CTID`")));
         };
-        if extra.len() > VARIABLES.len() {
-            let what = format!("understand the arguments: {} after the CTID", extra.len());
-            return Err(Error::input(what).hint(usage));
-        }
-        let is_number = ctid.bytes().all(|b| b.is_ascii_digit()) && !ctid.starts_with('0');
-        if ctid.is_empty() || !is_number {
-            return Err(Error::input(format!("use `{ctid}` as a CTID: it is not a positive integer")).hint(usage));
+        let ctid = positive_integer(first)?;
+        if rest.len() > VARIABLES.len() {
+            let count = arguments.len();
+            return Err(Error::input(format!("understand {count} arguments"))
+                .hint(format!("the arguments are CTID {}", VARIABLES.join(" "))));
         }
         let mut values = Vec::new();
         for (index, name) in VARIABLES.iter().enumerate() {
-            let value = environment(name).or_else(|| extra.get(index).cloned());
-            let value = value.map(|value| value.trim().to_owned());
-            match value {
-                Some(value) if !value.is_empty() => values.push(value),
-                Some(_) => return Err(Error::input(format!("use {name}: it is empty")).hint(usage)),
-                None => return Err(Error::input(format!("use {name}: it is not set")).hint(usage)),
-            }
+            values.push(value(name, environment(name), rest.get(index))?);
         }
-        Ok(Self {
-            ctid: Ctid::parse(ctid)?,
-            gpus: GpuAssignment::parse(&values[0])?,
-            driver: DriverVersion::parse(&values[1])?,
-            repository_url: values.swap_remove(2),
-            installer_url: values.swap_remove(2),
-        })
+        let is_old_form = rest.len() == 3;
+        let missing: Vec<&str> = VARIABLES
+            .iter()
+            .zip(&values)
+            .filter(|(name, value)| {
+                value.is_none() && !(is_old_form && **name == "NVIDIA_RUNFILE_URL")
+            })
+            .map(|(name, _)| *name)
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::input(format!("read {}: not set", missing.join(", "))).on(&ctid));
+        }
+        let mut values = values.into_iter();
+        let mut next = || values.next().flatten();
+        let gpus = GpuAssignment::parse(&next().unwrap_or_default())?;
+        let driver = next().map(|text| DriverVersion::parse(&text)).transpose()?;
+        let [repository_url, installer_url] = [next(), next()];
+        Ok(Self { ctid, gpus, driver, repository_url, installer_url })
     }
 }
 
-/// How important a line of the log is.
+fn positive_integer(text: &str) -> Result<Ctid> {
+    let text = text.trim();
+    let is_positive = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+    if text.is_empty() || !is_positive {
+        return Err(Error::input(format!("`{text}` is not a container ID"))
+            .hint("the CTID is a positive integer"));
+    }
+    Ctid::parse(text)
+}
+
+/// A value from the environment or, where that does not name it, from an argument.
+fn value(name: &str, set: Option<String>, argument: Option<&String>) -> Result<Option<String>> {
+    let set = set.map(|text| text.trim().to_owned());
+    let argument = argument.map(|text| text.trim().to_owned());
+    if set.as_deref() == Some("") || argument.as_deref() == Some("") {
+        return Err(Error::input(format!("read {name}: it is empty")));
+    }
+    match (set, argument) {
+        (Some(set), Some(argument)) if set != argument => Err(Error::input(format!(
+            "read {name}: the environment says `{set}`, the argument `{argument}`"
+        ))),
+        (set, argument) => Ok(set.or(argument)),
+    }
+}
+
+/// The level of a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// `INFO`, on stdout.
+    /// Everything that goes well.
     Info,
-    /// `ERROR`, on stderr.
+    /// What failed.
     Error,
 }
 
-/// A line of the log: `2025-08-30 18:22:26 [INFO] phoenix_hypervisor_lxc_common_nvidia.sh: text`;
-/// `now` is local time in this form.
+/// A line of the log, without the newline; `now` looks like `2025-08-30 18:22:26`, local time.
 pub fn log_line(now: &str, level: Level, text: &str) -> String {
     let level = match level {
         Level::Info => "INFO",
@@ -94,132 +125,72 @@ pub fn log_line(now: &str, level: Level, text: &str) -> String {
     format!("{now} [{level}] {SCRIPT_NAME}: {text}")
 }
 
-/// `phoenix_lxc_configs.json`. The file is not ours: unknown keys are ignored.
+/// The orchestrator's file with all its containers, `phoenix_lxc_configs.json`. The file is not
+/// ours: what is unknown in it is ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct PhoenixConfigs {
     nvidia_driver_version: Option<String>,
     nvidia_repo_url: Option<String>,
     nvidia_runfile_url: Option<String>,
-    lxc_configs: BTreeMap<String, PhoenixContainer>,
+    lxc_configs: BTreeMap<String, ContainerEntry>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct PhoenixContainer {
+struct ContainerEntry {
     gpu_assignment: Option<String>,
 }
 
 impl PhoenixConfigs {
-    /// Reads the file; `origin` is its path.
+    /// Reads the file; `origin` is its path, for messages.
     ///
     /// # Errors
-    /// Invalid input when it is not of this form.
+    /// Invalid input for anything but JSON with an object `lxc_configs`.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         serde_json::from_str(text)
             .map_err(|error| Error::input(format!("read `{origin}`")).because(error))
     }
 
-    /// Version and URLs of the file, for the recipe.
+    /// Version and URLs that hold for all containers.
     pub fn overrides(&self) -> Overrides {
-        let present = |value: &Option<String>| {
-            value.as_deref().map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
+        let given = |value: &Option<String>| {
+            value.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
         };
         Overrides {
-            driver: present(&self.nvidia_driver_version),
-            repository_url: present(&self.nvidia_repo_url),
-            installer_url: present(&self.nvidia_runfile_url),
+            driver: given(&self.nvidia_driver_version),
+            repository_url: given(&self.nvidia_repo_url),
+            installer_url: given(&self.nvidia_runfile_url),
             packages: None,
         }
     }
 
-    /// The named containers and their GPUs, or all of the file in the order of their numbers. A
-    /// container without an assignment gets none.
+    /// The named containers in the order in which they are named, or all by number when none is;
+    /// each with its GPUs. One without `gpu_assignment` gets none.
     ///
     /// # Errors
-    /// Invalid input for a container that the file does not have, or a malformed assignment.
+    /// Invalid input for a container that is not in the file, or a malformed assignment of one
+    /// that is asked for.
     pub fn requests(&self, named: &[Ctid]) -> Result<Vec<(Ctid, GpuAssignment)>> {
+        if !named.is_empty() {
+            return named.iter().map(|ctid| self.request(ctid)).collect();
+        }
         let mut all: Vec<Ctid> =
-            self.lxc_configs.keys().map(|name| Ctid::parse(name)).collect::<Result<_>>()?;
-        all.sort_by_key(|ctid| (ctid.as_str().len(), ctid.clone()));
-        let wanted = if named.is_empty() { &all[..] } else { named };
-        let request = |ctid: &Ctid| {
-            let container = self.lxc_configs.get(ctid.as_str()).ok_or_else(|| {
-                let list: Vec<&str> = all.iter().map(Ctid::as_str).collect();
-                Error::input(format!("find container {ctid} in the file: it has {}", list.join(", ")))
-            })?;
-            let text = container.gpu_assignment.as_deref().unwrap_or("none");
-            let gpus = GpuAssignment::parse(text).map_err(|error| error.on(ctid))?;
-            Ok((ctid.clone(), gpus))
+            self.lxc_configs.keys().map(|key| positive_integer(key)).collect::<Result<_>>()?;
+        all.sort_by_key(|ctid| (ctid.as_str().len(), ctid.as_str().to_owned()));
+        all.iter().map(|ctid| self.request(ctid)).collect()
+    }
+
+    fn request(&self, ctid: &Ctid) -> Result<(Ctid, GpuAssignment)> {
+        let Some(entry) = self.lxc_configs.get(ctid.as_str()) else {
+            let known: Vec<&str> = self.lxc_configs.keys().map(String::as_str).collect();
+            return Err(Error::input("find it in `lxc_configs`: it is not there")
+                .hint(format!("there are {}", known.join(", ")))
+                .on(ctid));
         };
-        wanted.iter().map(request).collect()
+        let assignment = entry.gpu_assignment.as_deref().unwrap_or("none");
+        let gpus = GpuAssignment::parse(assignment).map_err(|error| error.on(ctid))?;
+        Ok((ctid.clone(), gpus))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COMPLETE: [(&str, &str); 4] = [
-        ("GPU_ASSIGNMENT", " 0, 1 "),
-        ("NVIDIA_DRIVER_VERSION", "580.76.05"),
-        ("NVIDIA_REPO_URL", "https://repository"),
-        ("NVIDIA_RUNFILE_URL", "https://installer"),
-    ];
-
-    fn request(arguments: &[&str], without: &str) -> Result<PhoenixRequest> {
-        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let environment = |name: &str| {
-            let found = COMPLETE.iter().find(|(key, _)| *key == name && *key != without)?;
-            Some(found.1.to_owned())
-        };
-        PhoenixRequest::from_environment(&arguments, &environment)
-    }
-
-    #[test]
-    fn a_complete_call_is_understood() {
-        let request = request(&["201"], "").unwrap();
-        assert_eq!(request.gpus, GpuAssignment::Indices(vec![0, 1]));
-        assert_eq!(request.repository_url, "https://repository");
-        assert_eq!(request.installer_url, "https://installer");
-    }
-
-    #[test]
-    fn an_argument_stands_for_a_variable_that_is_not_set() {
-        let request = request(&["201", "none"], "GPU_ASSIGNMENT").unwrap();
-        assert_eq!(request.gpus, GpuAssignment::None);
-    }
-
-    #[test]
-    fn anything_missing_or_malformed_is_invalid_input() {
-        for arguments in [&[][..], &["0"], &["-1"], &["x"], &["01"], &[""], &["1", "", "", "", "", ""]] {
-            let error = request(arguments, "").unwrap_err();
-            assert_eq!(error.code(), crate::error::ExitCode::Input, "{arguments:?}");
-        }
-        for (name, _) in COMPLETE {
-            let error = request(&["201"], name).unwrap_err();
-            assert!(error.what().contains(name), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_log_line_has_the_scripts_form() {
-        let line = log_line("2025-08-30 18:22:26", Level::Info, "done");
-        let expected = "2025-08-30 18:22:26 [INFO] phoenix_hypervisor_lxc_common_nvidia.sh: done";
-        assert_eq!(line, expected);
-    }
-
-    #[test]
-    fn the_file_gives_assignments_and_ignores_what_it_does_not_know() {
-        let text = r#"{"$schema": "x", "nvidia_driver_version": "580.76.05", "more": {},
-            "lxc_configs": {"950": {"gpu_assignment": "0, 1", "features": ["nvidia"]},
-                            "99": {"gpu_assignment": "none", "features": "nesting=1"},
-                            "101": {"name": "without"}}}"#;
-        let configs = PhoenixConfigs::parse(text, "x.json").unwrap();
-        let all = configs.requests(&[]).unwrap();
-        let seen: Vec<_> = all.iter().map(|(ctid, gpus)| format!("{ctid}={gpus}")).collect();
-        assert_eq!(seen, ["99=none", "101=none", "950=0,1"]);
-        assert_eq!(configs.overrides().driver.as_deref(), Some("580.76.05"));
-        let error = configs.requests(&[Ctid::parse("7").unwrap()]).unwrap_err();
-        assert!(error.what().contains("it has 99, 101, 950"), "{error}");
-        assert!(PhoenixConfigs::parse("{", "x.json").is_err());
-    }
-}
+mod tests;

@@ -58,7 +58,7 @@ impl Events for PhoenixLog {
             Event::StepStarted { .. } | Event::Progress { .. } => {}
             Event::Note { text } => self.write(Level::Info, &text),
             Event::Warning { text } => self.write(Level::Info, &format!("warning: {text}")),
-            Event::Failed { text } => self.write(Level::Error, &format!("failed to {text}")),
+            Event::Failed { text } => self.write(Level::Error, &text),
         }
     }
 }

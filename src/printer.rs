@@ -55,7 +55,7 @@ impl Printer {
     /// Prints a report: a table, or JSON.
     pub fn report(&self, report: &Report) {
         self.result(report, || {
-            let mut table = table(["container", "step", "outcome", "detail", "time"]);
+            let mut table = table(["container", "step", "outcome", "time", "detail"]);
             for container in &report.containers {
                 for step in &container.steps {
                     let (name, detail) = step.outcome.parts();
@@ -63,15 +63,20 @@ impl Printer {
                         container.container.to_string(),
                         step.step.to_string(),
                         name.to_owned(),
-                        detail.to_owned(),
                         format!("{:.1} s", step.seconds),
+                        detail.to_owned(),
                     ]);
                 }
             }
             let mut text = format!("{table}\n");
             for container in &report.containers {
                 let what = if container.error.is_some() { "failed" } else { "done" };
-                let _ = write!(text, "{}: {what}, exit code {}", container.container, container.exit.code());
+                let _ = write!(
+                    text,
+                    "{}: {what}, exit code {}",
+                    container.container,
+                    container.exit.code()
+                );
                 if let Some(log) = &container.log {
                     let _ = write!(text, ", log {log}");
                 }
@@ -83,7 +88,9 @@ impl Printer {
 
     /// Prints plans: what would happen, the difference, the bytes.
     pub fn plans(&self, plans: &Plans) {
-        self.result(plans, || plans.containers.iter().map(plan_text).collect::<Vec<_>>().join("\n"));
+        self.result(plans, || {
+            plans.containers.iter().map(plan_text).collect::<Vec<_>>().join("\n")
+        });
     }
 
     /// Prints what is in the cache after `prefetch`.
@@ -106,7 +113,7 @@ impl Printer {
     /// Prints an error that ended everything.
     pub fn error(&self, error: &Error) {
         match self.form {
-            Form::Text => self.say(&format!("error: failed to {error}")),
+            Form::Text => self.say(&format!("error: {error}")),
             Form::Json => {
                 let (message, causes, hints) = (error.headline(), error.causes(), error.hints());
                 let exit = error.code().code();
@@ -153,7 +160,7 @@ impl Printer {
             Event::Progress { name, done, total } => self.progress(&name, done, total),
             Event::Note { text } => self.say(&text),
             Event::Warning { text } => self.say(&format!("warning: {text}")),
-            Event::Failed { text } => self.say(&format!("error: failed to {text}")),
+            Event::Failed { text } => self.say(&format!("error: {text}")),
         }
     }
 
@@ -208,12 +215,16 @@ fn plan_text(plan: &ContainerPlan) -> String {
     match plan.bytes_to_write {
         Some(0) => {}
         Some(bytes) => {
-            let _ = writeln!(text, "  write        {} of the driver, and what apt installs", HumanBytes(bytes));
+            let _ = writeln!(
+                text,
+                "  write        {} of the driver, and what apt installs",
+                HumanBytes(bytes)
+            );
         }
         None => text.push_str("  write        known when the installer is in the cache\n"),
     }
     if let Some(error) = &plan.error {
-        let _ = writeln!(text, "  error: failed to {error}");
+        let _ = writeln!(text, "  error: {error}");
     }
     if !plan.diff.is_empty() {
         let _ = write!(text, "\n{}", plan.diff);

@@ -172,6 +172,10 @@ fn as_text<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> Result
     }
     error
         .as_ref()
-        .map(|error| Told { message: error.headline(), causes: error.causes(), hints: error.hints() })
+        .map(|error| Told {
+            message: error.headline(),
+            causes: error.causes(),
+            hints: error.hints(),
+        })
         .serialize(serializer)
 }

@@ -33,7 +33,7 @@ impl DriverVersion {
             Some(parts) if (2..=3).contains(&parts.len()) => {
                 Ok(Self { parts, text: text.to_owned() })
             }
-            _ => Err(Error::input(format!("`{text}` is not an NVIDIA driver version")).hint(
+            _ => Err(Error::input(format!("read `{text}` as an NVIDIA driver version")).hint(
                 "a driver version looks like 580.76.05; `host` means the loaded kernel module's",
             )),
         }
@@ -49,7 +49,7 @@ impl TryFrom<String> for DriverVersion {
     type Error = String;
 
     fn try_from(text: String) -> std::result::Result<Self, String> {
-        Self::parse(&text).map_err(|error| error.what().to_owned())
+        Self::parse(&text).map_err(|_| format!("`{text}` is not an NVIDIA driver version"))
     }
 }
 

@@ -5,15 +5,23 @@ use std::path::{Path, PathBuf};
 
 /// Top-level modules by floor. Within floor 3 the order is fetch < cache < runtime.
 const FLOORS: &[(u32, &[&str])] = &[
-    (
-        0,
-        &["answer", "architecture", "ctid", "digest", "error", "event", "fingerprint", "version"],
-    ),
+    (0, &["answer", "architecture", "ctid", "digest", "error", "event", "fingerprint", "version"]),
     (
         10,
         &[
-            "apt", "artifact", "container", "diff", "facts", "gpu", "lock", "openpgp", "phoenix",
-            "plan", "recipe", "report", "runfile",
+            "apt",
+            "artifact",
+            "container",
+            "diff",
+            "facts",
+            "gpu",
+            "lock",
+            "openpgp",
+            "phoenix",
+            "plan",
+            "recipe",
+            "report",
+            "runfile",
         ],
     ),
     (20, &["host"]),

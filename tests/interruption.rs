@@ -9,7 +9,8 @@ use std::time::Duration;
 use support::{Host, Kind, Nodes, Run, Site, VERSION, eventually};
 
 fn signal(child: &Child, name: &str) {
-    let kill = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    let kill =
+        std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
 }
 
@@ -42,7 +43,7 @@ impl Scene {
         let whole = config == before || config.matches("lxc.mount.entry").count() == 5;
         assert!(whole, "a half-written configuration:\n{config}");
         if self.host.init(&self.ctid) != 0 {
-            let look = "grep nvstage /proc/mounts; ls -d /run/nvstage /root/.nvstage* 2>/dev/null; ps -e -o args 2>/dev/null | grep -E '[n]vidia-installer|[a]pt-get'";
+            let look = "grep nvstage /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null; ps -e -o args 2>/dev/null | grep -E '[n]vidia-installer|[a]pt-get'";
             assert_eq!(self.host.inside(&self.ctid, look).stdout, "");
         }
     }
@@ -63,17 +64,17 @@ fn while_downloading() {
     let scene = Scene::new();
     scene.site.stall_installer();
     let before = scene.host.config(&scene.ctid);
-    for name in ["-INT", "-TERM"] {
+    for (name, requests) in [("-INT", 1), ("-TERM", 2)] {
         let child = scene.begin(&scene.site.driver_only());
-        let requests = scene.site.requests();
-        eventually("the download begins", Duration::from_secs(20), || scene.site.requests() > requests.min(0));
+        eventually("the download begins", Duration::from_secs(20), || {
+            scene.site.requests() == requests
+        });
         std::thread::sleep(Duration::from_millis(300));
         signal(&child, name);
         ended(child).code(1).says("interrupted by a signal");
         scene.is_clean(&before);
         assert_eq!(scene.host.config(&scene.ctid), before);
     }
-    scene.site.serve_normally();
     scene.finishes(&scene.site.driver_only());
 }
 
@@ -104,11 +105,16 @@ fn while_installing(name: &str, more: &[&str]) {
     command.args(["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe]).args(more);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("the installer sleeps", Duration::from_secs(60), || {
-        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.contains("sleep 60")
+        scene
+            .host
+            .inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+            .stdout
+            .contains("sleep 60")
     });
     signal(&child, name);
     ended(child).code(1).says("interrupted by a signal");
-    let processes = scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout;
+    let processes =
+        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout;
     assert!(!processes.contains("sleep 60"), "the installer goes on: {processes}");
     scene.is_clean(&before);
     scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
@@ -137,15 +143,25 @@ fn a_kill_while_installing() {
     let recipe = scene.site.driver_only();
     let mut child = scene.begin(&recipe);
     eventually("the installer sleeps", Duration::from_secs(60), || {
-        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.contains("sleep 4")
+        scene
+            .host
+            .inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+            .stdout
+            .contains("sleep 4")
     });
     signal(&child, "-KILL");
     child.wait().unwrap();
     scene.host.shell("pkill -9 lxc-attach; true");
-    scene.host.inside(&scene.ctid, "pkill -9 nvidia-inst; rm /etc/nvidia-standin/sleep-after").code(0);
+    scene
+        .host
+        .inside(&scene.ctid, "pkill -9 nvidia-inst; rm /etc/nvidia-standin/sleep-after")
+        .code(0);
     // What was staged is taken over by the next run.
     scene.finishes(&recipe);
-    assert_eq!(scene.host.inside(&scene.ctid, "grep nvstage /proc/mounts; ls -d /run/nvstage").stdout, "");
+    assert_eq!(
+        scene.host.inside(&scene.ctid, "grep nvstage /proc/mounts; ls -d /var/lib/nvstage").stdout,
+        ""
+    );
 }
 
 #[test]
@@ -157,7 +173,11 @@ fn sigterm_while_apt_runs() {
     let recipe = scene.site.recipe();
     let child = scene.begin(&recipe);
     eventually("apt runs", Duration::from_secs(90), || {
-        scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.contains("sleep 60")
+        scene
+            .host
+            .inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+            .stdout
+            .contains("sleep 60")
     });
     signal(&child, "-TERM");
     ended(child).code(1).says("interrupted by a signal");

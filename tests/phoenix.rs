@@ -15,7 +15,8 @@ fn script(host: &Host) -> Command {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_nvstage"), &link).unwrap();
     }
     let mut command = host.command(&link);
-    for name in ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"] {
+    for name in ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"]
+    {
         command.env_remove(name);
     }
     command
@@ -34,7 +35,10 @@ fn is_log_line(line: &str) -> bool {
     let bytes = line.as_bytes();
     let shape = b"dddd-dd-dd dd:dd:dd [";
     line.len() > shape.len()
-        && shape.iter().zip(bytes).all(|(s, b)| if *s == b'd' { b.is_ascii_digit() } else { s == b })
+        && shape
+            .iter()
+            .zip(bytes)
+            .all(|(s, b)| if *s == b'd' { b.is_ascii_digit() } else { s == b })
         && (line[20..].starts_with("[INFO] ") || line[20..].starts_with("[ERROR] "))
         && line.contains(&format!("] {NAME}: "))
 }
@@ -61,9 +65,11 @@ fn invalid_input_is_two() {
         assert!(run.stderr.trim_end().ends_with("failed with exit code 2"), "{}", run.stderr);
     }
     for (name, _) in variables("0") {
-        let run: Run = script(&host).arg(&ctid).envs(variables("0")).env_remove(name).output().unwrap().into();
+        let run: Run =
+            script(&host).arg(&ctid).envs(variables("0")).env_remove(name).output().unwrap().into();
         run.code(2).says(name);
-        let run: Run = script(&host).arg(&ctid).envs(variables("0")).env(name, "").output().unwrap().into();
+        let run: Run =
+            script(&host).arg(&ctid).envs(variables("0")).env(name, "").output().unwrap().into();
         run.code(2).says(name);
     }
     for gpus in ["0,,1", "x", "-1"] {
@@ -92,7 +98,8 @@ fn the_other_exit_codes() {
 fn the_verb_is_the_same_as_the_name() {
     let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
     let ctid = host.container("privileged", &[]);
-    let run: Run = host.nvstage().args(["phoenix", &ctid]).envs(variables("none")).output().unwrap().into();
+    let run: Run =
+        host.nvstage().args(["phoenix", &ctid]).envs(variables("none")).output().unwrap().into();
     run.code(0).shows("completed successfully");
 }
 
@@ -117,8 +124,12 @@ fn the_configuration_file_gives_containers_versions_and_assignments() {
     let (configs, recipe) = (configs.to_str().unwrap(), site.driver_only());
     let arguments = ["provision", "--from", configs, "--recipe", &recipe];
     host.run(&arguments).code(0).shows("no GPU is assigned");
-    assert!(host.config(&one).contains("dev/nvidia0 ") && host.config(&one).contains("dev/nvidia1 "));
-    assert!(!host.config(&two).contains("dev/nvidia0 ") && host.config(&two).contains("dev/nvidia1 "));
+    assert!(
+        host.config(&one).contains("dev/nvidia0 ") && host.config(&one).contains("dev/nvidia1 ")
+    );
+    assert!(
+        !host.config(&two).contains("dev/nvidia0 ") && host.config(&two).contains("dev/nvidia1 ")
+    );
     assert!(!host.config(&three).contains("nvidia"));
     let run = host.run(&["provision", "--from", configs, "777", "--recipe", &recipe]).code(2);
     run.says("777").says(&one);

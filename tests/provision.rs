@@ -8,7 +8,12 @@ const ANSWERING: Nodes = Nodes::Answering(VERSION);
 
 fn provision(host: &Host, site: &Site, ctid: &str, more: &[&str]) -> support::Run {
     let recipe = site.recipe();
-    let mut arguments = vec!["provision", ctid, "--gpus", "0", "--recipe", recipe.as_str()];
+    let mut arguments = vec!["provision", ctid];
+    for (option, value) in [("--gpus", "0"), ("--recipe", recipe.as_str())] {
+        if !more.contains(&option) {
+            arguments.extend([option, value]);
+        }
+    }
     arguments.extend(more);
     host.run(&arguments)
 }
@@ -21,14 +26,18 @@ fn from_bare_to_verified(kind: Kind, privilege: &str) {
     host.start(&ctid);
     host.pct_calls();
 
-    provision(&host, &site, &ctid, &[]).code(0).shows("libraries, nodes, nvidia-smi, packages passed");
+    provision(&host, &site, &ctid, &[])
+        .code(0)
+        .shows("libraries, nodes, nvidia-smi, packages passed");
 
     let calls = host.pct_calls();
     assert!(calls.len() <= 8, "{} calls of pct:\n{}", calls.len(), calls.join("\n"));
     let config = host.config(&ctid);
     let separator = if kind == Kind::Pct { ": " } else { " = " };
     let line = |node: &str, create: &str| {
-        format!("lxc.mount.entry{separator}/dev/{node} dev/{node} none bind,optional,create={create} 0 0\n")
+        format!(
+            "lxc.mount.entry{separator}/dev/{node} dev/{node} none bind,optional,create={create} 0 0\n"
+        )
     };
     for node in ["nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"] {
         assert!(config.contains(&line(node, "file")), "{node}:\n{config}");
@@ -38,17 +47,18 @@ fn from_bare_to_verified(kind: Kind, privilege: &str) {
     assert_eq!(config.contains("devices.allow"), privilege == "privileged", "{config}");
     let look = "nvidia-smi | grep -q 'Driver Version: 580.76.05' && readlink -f /usr/lib/x86_64-linux-gnu/libcuda.so.1 \
         && /usr/local/cuda-12.8/bin/nvcc --version | grep V12.8 && dpkg -l nvtop | grep ^ii \
-        && ls -A /run/nvstage /root/.nvstage* 2>&1; ls -A /var/cache/apt/archives/*.deb; true";
+        && ls -A /var/lib/nvstage /root/.nvstage* 2>&1; ls -A /var/cache/apt/archives/*.deb; true";
     let seen = host.inside(&ctid, look).code(0);
     assert!(seen.stdout.contains("libcuda.so.580.76.05\n"), "{}", seen.stdout);
     assert!(seen.stdout.contains("ii  nvtop"), "{}", seen.stdout);
     assert!(!seen.stdout.contains(".deb"), "packages are left in apt's cache: {}", seen.stdout);
-    assert_eq!(host.inside(&ctid, "test -e /run/nvstage").code, 1, "staging is still there");
+    assert_eq!(host.inside(&ctid, "test -e /var/lib/nvstage").code, 1, "staging is still there");
 
     let (init, requests) = (host.init(&ctid), site.requests());
     let log = host.inside(&ctid, "stat -c %Y%s /var/log/apt/history.log").stdout;
     provision(&host, &site, &ctid, &[]).code(0);
-    let again = host.run(&["--json", "provision", &ctid, "--gpus", "0", "--recipe", &site.recipe()]);
+    let again =
+        host.run(&["--json", "provision", &ctid, "--gpus", "0", "--recipe", &site.recipe()]);
     let report = again.code(0).json();
     for step in report["containers"][0]["steps"].as_array().unwrap() {
         assert_eq!(step["outcome"], "unchanged", "{step}");
@@ -90,7 +100,8 @@ fn a_pushed_installer_is_checked_inside_and_leaves_nothing() {
     provision(&host, &site, &ctid, &["--stage", "push"]).code(0);
     let calls = host.pct_calls();
     assert!(calls.len() <= 8, "{}", calls.join("\n"));
-    let rest = host.inside(&ctid, "ls -A /root | grep nvstage; ls /tmp /var/tmp | grep -i -e nvidia -e self");
+    let rest = host
+        .inside(&ctid, "ls -A /root | grep nvstage; ls /tmp /var/tmp | grep -i -e nvidia -e self");
     assert_eq!(rest.stdout, "");
     assert!(host.inside(&ctid, "nvidia-smi").code(0).stdout.contains(VERSION));
 }
@@ -104,9 +115,12 @@ fn a_truncated_push_is_found_and_nothing_is_installed() {
     host.fault("push-truncates", true);
     provision(&host, &site, &ctid, &["--stage", "push"])
         .code(5)
-        .says(&format!("container {ctid}: install driver 580.76.05"))
+        .says(&format!("container {ctid}: failed to install driver 580.76.05"))
         .says("the copy inside is damaged");
-    assert_eq!(host.inside(&ctid, "command -v nvidia-smi || ls -A /root | grep nvstage").stdout, "");
+    assert_eq!(
+        host.inside(&ctid, "command -v nvidia-smi || ls -A /root | grep nvstage").stdout,
+        ""
+    );
     host.fault("push-truncates", false);
     provision(&host, &site, &ctid, &["--stage", "push"]).code(0);
 }
@@ -138,7 +152,10 @@ fn without_a_loaded_module_the_version_must_be_named() {
     let host = Host::new(Kind::Pct, Nodes::Silent);
     let site = Site::new();
     let ctid = host.container("privileged", &[]);
-    provision(&host, &site, &ctid, &[]).code(4).says("none is loaded on this host").says("--set driver=");
+    provision(&host, &site, &ctid, &[])
+        .code(4)
+        .says("none is loaded on this host")
+        .says("--set driver=");
 }
 
 #[test]
@@ -146,7 +163,9 @@ fn a_stopped_container_keeps_running_or_is_stopped_again() {
     let host = Host::new(Kind::Pct, ANSWERING);
     let site = Site::new();
     let ctid = host.container("unprivileged", &[&site.distribution()]);
-    provision(&host, &site, &ctid, &["--restore-state"]).code(0).shows("restore changed stopped again");
+    provision(&host, &site, &ctid, &["--restore-state"])
+        .code(0)
+        .shows("restore changed stopped again");
     assert_eq!(host.init(&ctid), 0);
     let calls = host.pct_calls();
     assert!(calls.len() <= 8, "{}", calls.join("\n"));
@@ -166,16 +185,22 @@ fn plan_shows_everything_and_touches_nothing() {
     let run = host.run(&plan).code(10);
     let run = run.shows("change: install driver 580.76.05").shows("change: restart it");
     let run = run.shows("download NVIDIA-Linux-x86_64-580.76.05.run");
-    let run = run.shows("+lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file 0 0");
+    let run =
+        run.shows("+lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file 0 0");
     assert!(run.stdout.contains("change: install cuda-toolkit-12-8 nvtop"), "{}", run.stdout);
     assert_eq!(host.config(&ctid), before);
-    assert_eq!(host.inside(&ctid, "ls /etc/apt/preferences.d /usr/bin/nvidia-smi 2>/dev/null").stdout, "");
+    assert_eq!(
+        host.inside(&ctid, "ls -d /etc/apt/preferences.d/* /usr/bin/nvidia-smi 2>/dev/null").stdout,
+        ""
+    );
     assert_eq!(site.requests(), 0, "plan fetched something");
 
     provision(&host, &site, &ctid, &["--gpus", "0,1"]).code(0);
     let run = host.run(&plan).code(0);
     assert!(!run.stdout.contains("change:"), "{}", run.stdout);
-    host.run(&["verify", &ctid, "--gpus", "0,1", "--recipe", &recipe]).code(0).shows("nodes passed");
+    host.run(&["verify", &ctid, "--gpus", "0,1", "--recipe", &recipe])
+        .code(0)
+        .shows("nodes passed");
 }
 
 #[test]
@@ -200,7 +225,9 @@ fn a_damaged_installation_is_repaired_and_another_version_replaced() {
     provision(&host, &site, &ctid, &["--recipe", &site.driver_only()])
         .code(0)
         .shows("replace driver 580.76.05 by 580.95.05");
-    assert!(host.inside(&ctid, "ls /usr/lib/x86_64-linux-gnu").stdout.contains("libcuda.so.580.95.05"));
+    assert!(
+        host.inside(&ctid, "ls /usr/lib/x86_64-linux-gnu").stdout.contains("libcuda.so.580.95.05")
+    );
     assert!(!host.inside(&ctid, "ls /usr/lib/x86_64-linux-gnu").stdout.contains("580.76.05"));
 }
 
@@ -209,7 +236,9 @@ fn no_gpu_means_nothing_to_do() {
     let host = Host::new(Kind::Pct, ANSWERING);
     let ctid = host.container("privileged", &[]);
     let before = host.config(&ctid);
-    host.run(&["provision", &ctid, "--gpus", "none"]).code(0).shows("no GPU is assigned, nothing to do");
+    host.run(&["provision", &ctid, "--gpus", "none"])
+        .code(0)
+        .shows("no GPU is assigned, nothing to do");
     assert_eq!(host.config(&ctid), before);
     assert_eq!(host.pct_calls().len(), 0);
 }
@@ -242,7 +271,8 @@ fn several_containers_share_one_download() {
     let two = host.container("unprivileged", &[]);
     let recipe = site.driver_only();
     let arguments = ["provision", &one, "999999", &two, "--gpus", "all", "--recipe", &recipe];
-    let run = host.run(&arguments).code(3).says("container 999999: it does not exist");
+    let run =
+        host.run(&arguments).code(3).says("container 999999: failed to find it: it does not exist");
     for ctid in [&one, &two] {
         assert!(run.stdout.contains(&format!("{ctid}: done, exit code 0")), "{}", run.stdout);
     }
@@ -257,7 +287,12 @@ fn the_log_has_every_command_its_output_and_its_duration() {
     host.start(&ctid);
     provision(&host, &site, &ctid, &["--recipe", &site.driver_only()]).code(0);
     let logs = host.shell(&format!("cat /var/log/nvstage/*/{ctid}.log")).code(0).stdout;
-    for text in ["$ /usr/sbin/pct exec", "$ /usr/sbin/pct start", "Installing NVIDIA driver", "-> exited with status 0 after"] {
+    for text in [
+        "$ /usr/sbin/pct exec",
+        "$ /usr/sbin/pct start",
+        "Installing NVIDIA driver",
+        "-> exited with status 0 after",
+    ] {
         assert!(logs.contains(text), "the log lacks {text:?}:\n{logs}");
     }
 }

@@ -67,15 +67,51 @@ pub fn pins(deny: &[String], allow: &[String]) -> AptFile {
 /// What apt's output says about why it failed, and what to do.
 pub fn diagnose(output: &str) -> Option<(&'static str, &'static str)> {
     const KNOWN: [(&str, &str, &str); 9] = [
-        ("Could not get lock", "another apt or dpkg holds the lock", "wait for it, or end it, then run the command again"),
-        ("No space left on device", "no space is left inside the container", "enlarge the root file system: `pct resize CTID rootfs +10G`"),
-        ("You don't have enough free space", "no space is left inside the container", "enlarge the root file system: `pct resize CTID rootfs +10G`"),
-        ("Hash Sum mismatch", "a file of the repository differs from its signed index", "the mirror may be in the middle of an update: try again in some minutes"),
-        ("Mirror sync in progress", "the mirror is in the middle of an update", "try again in some minutes"),
-        ("is not signed", "a repository's signature cannot be verified", "is its key the pinned one? see the log for apt's own words"),
-        ("Temporary failure resolving", "the container cannot resolve host names", "check its network and its resolv.conf"),
-        ("Could not connect", "the container cannot reach a repository", "check its network, or `http_proxy` in its apt configuration"),
-        ("Unable to locate package", "a package is in none of the container's repositories", "Debian needs the component `contrib` for nvtop"),
+        (
+            "Could not get lock",
+            "another apt or dpkg holds the lock",
+            "wait for it, or end it, then run the command again",
+        ),
+        (
+            "No space left on device",
+            "no space is left inside the container",
+            "enlarge the root file system: `pct resize CTID rootfs +10G`",
+        ),
+        (
+            "You don't have enough free space",
+            "no space is left inside the container",
+            "enlarge the root file system: `pct resize CTID rootfs +10G`",
+        ),
+        (
+            "Hash Sum mismatch",
+            "a file of the repository differs from its signed index",
+            "the mirror may be in the middle of an update: try again in some minutes",
+        ),
+        (
+            "Mirror sync in progress",
+            "the mirror is in the middle of an update",
+            "try again in some minutes",
+        ),
+        (
+            "is not signed",
+            "a repository's signature cannot be verified",
+            "is its key the pinned one? see the log for apt's own words",
+        ),
+        (
+            "Temporary failure resolving",
+            "the container cannot resolve host names",
+            "check its network and its resolv.conf",
+        ),
+        (
+            "Could not connect",
+            "the container cannot reach a repository",
+            "check its network, or `http_proxy` in its apt configuration",
+        ),
+        (
+            "Unable to locate package",
+            "a package is in none of the container's repositories",
+            "Debian needs the component `contrib` for nvtop",
+        ),
     ];
     KNOWN.iter().find(|(text, ..)| output.contains(text)).map(|&(_, what, hint)| (what, hint))
 }

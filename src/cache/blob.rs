@@ -53,7 +53,10 @@ impl CachedArtifact {
     pub fn read(&self) -> Result<Vec<u8>> {
         let bytes = fs::read(&self.path).map_err(|error| failed("read", &self.path, &error))?;
         if Digest::of(&bytes) != self.digest {
-            return Err(Error::install(format!("`{}` was damaged", self.path.display())));
+            return Err(Error::install(format!(
+                "use `{}`: it was damaged in the cache",
+                self.path.display()
+            )));
         }
         Ok(bytes)
     }
@@ -109,7 +112,7 @@ pub(super) fn record(record: &Path, blob: &Path) -> Result<()> {
     let metadata = fs::metadata(blob).map_err(|error| failed("read", blob, &error))?;
     let record_now = Record { version: RECORD_VERSION, stamp: Stamp::of(&metadata) };
     let text = serde_json::to_vec(&record_now)
-        .map_err(|error| Error::general("cannot write a record").because(error))?;
+        .map_err(|error| Error::general("write a record").because(error))?;
     files::replace(record, &text)
 }
 

@@ -16,7 +16,7 @@ const XZ_MEMORY: u64 = 80 * 1024 * 1024;
 
 /// Opens the archive of an installer that has this header.
 pub(super) fn archive(mut file: File, header: &Header) -> Result<Box<dyn Read + Send>> {
-    let unreadable = |error: io::Error| Error::install("cannot read the installer").because(error);
+    let unreadable = |error: io::Error| Error::install("read the installer").because(error);
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
     let offset = payload_offset(BufReader::with_capacity(CHUNK, &file), header.skip)?;
     file.seek(SeekFrom::Start(offset)).map_err(unreadable)?;

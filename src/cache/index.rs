@@ -49,7 +49,7 @@ impl Index {
 
     pub(super) fn read(path: &Path) -> Result<Self> {
         let bad = |why: String| {
-            Error::install(format!("the index `{}` is not usable", path.display())).because(why)
+            Error::install(format!("use the index `{}`", path.display())).because(why)
         };
         let bytes = fs::read(path).map_err(|error| bad(error.to_string()))?;
         let index: Self = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
@@ -61,7 +61,7 @@ impl Index {
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec(self)
-            .map_err(|error| Error::general("cannot write an index").because(error))?;
+            .map_err(|error| Error::general("write an index").because(error))?;
         files::replace(path, &text)
     }
 
@@ -81,7 +81,7 @@ impl Index {
                 .and_then(hash_reader)
                 .map_err(|error| failed("read", &path, &error))?;
             if !metadata.is_file() || found != (file.digest, file.size) {
-                return Err(Error::install(format!("`{}` was changed", path.display())));
+                return Err(Error::install(format!("use `{}`: it was changed", path.display())));
             }
             file.stamp = stamp;
             hashed = Hashed::Something;

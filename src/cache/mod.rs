@@ -89,7 +89,7 @@ impl Cache {
         events: &dyn Events,
     ) -> Result<CachedArtifact> {
         let digest = artifact.digest.ok_or_else(|| {
-            Error::install(format!("the digest of `{}` is not known", artifact.name))
+            Error::install(format!("verify `{}`: its digest is not known", artifact.name))
                 .hint("pin it in the recipe, or allow the published one with --trust-tls")
         })?;
         if let Some(found) = self.find(&digest, events)? {
@@ -126,7 +126,7 @@ impl Cache {
         fetcher: &Fetcher,
         check: &dyn Fn(&[u8]) -> Result<()>,
     ) -> Result<CachedArtifact> {
-        let mut error = Error::install(format!("cannot obtain `{}`", artifact.name));
+        let mut error = Error::install(format!("obtain `{}`", artifact.name));
         for url in &artifact.urls {
             match fetcher
                 .fetch_small(url, KEY_LIMIT)
@@ -146,7 +146,7 @@ impl Cache {
     /// # Errors
     /// The error of [`Fetcher::published_digest`] for the last URL.
     pub fn read_published_digest(&self, artifact: &Artifact, fetcher: &Fetcher) -> Result<Digest> {
-        let mut error = Error::install(format!("there is no URL for `{}`", artifact.name));
+        let mut error = Error::install(format!("find a URL of `{}`", artifact.name));
         for url in &artifact.urls {
             match fetcher.published_digest(url) {
                 Ok(digest) => return Ok(digest),

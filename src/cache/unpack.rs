@@ -189,20 +189,20 @@ fn text(path: &Path) -> Result<String> {
 
 fn hostile(name: &[u8], why: &str) -> Error {
     let name = String::from_utf8_lossy(name);
-    Error::install("the installer's archive is refused")
+    Error::install("unpack the installer: its archive is refused")
         .because(format!("its member `{}` {why}", name.escape_debug()))
         .hint("an archive of NVIDIA has no such member; where does the file come from?")
 }
 
 pub(super) fn damaged(why: impl std::fmt::Display) -> Error {
-    Error::install("the installer's archive is damaged")
+    Error::install("unpack the installer: its archive is damaged")
         .because(why)
         .hint("verify the cache, or remove the file from it and fetch it again")
 }
 
 pub(super) fn unwritable(path: &Path, error: &io::Error) -> Error {
     if is_out_of_space(error) {
-        return Error::install("no space left to unpack the installer")
+        return Error::install("unpack the installer: no space is left")
             .because(format!("while writing `{}`", path.display()))
             .hint("an unpacked driver needs about 2 GB; use a cache on another file system");
     }
@@ -210,7 +210,7 @@ pub(super) fn unwritable(path: &Path, error: &io::Error) -> Error {
         let name = path.as_os_str().as_encoded_bytes();
         return hostile(name, "appears twice");
     }
-    Error::install(format!("cannot unpack `{}`", path.display())).because(error)
+    Error::install(format!("unpack `{}`", path.display())).because(error)
 }
 
 #[cfg(test)]

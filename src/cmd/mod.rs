@@ -20,7 +20,7 @@ use crate::event::Events;
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::gpu::GpuAssignment;
 use crate::host::Host;
-use crate::host::files::Lock;
+use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
 use crate::recipe::{Overrides, Recipe};
 use crate::runtime::{self, Choice, Runtime};
@@ -188,9 +188,8 @@ impl TargetArguments {
     }
 
     fn from_file(&self, path: &std::path::Path, recipe: Recipe) -> Result<Request> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::input(format!("read `{}`", path.display())).because(error)
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::input(format!("read `{}`", path.display())).because(error))?;
         let configs = crate::phoenix::PhoenixConfigs::parse(&text, &path.to_string_lossy())?;
         let recipe = recipe.with(&configs.overrides())?;
         let named: Vec<Ctid> =
@@ -267,6 +266,7 @@ impl Context<'_> {
     /// Host error when another one is at work for ten minutes.
     pub fn lock(&self, ctid: &Ctid) -> Result<Lock> {
         let path = self.host.paths.locks().join(format!("{ctid}.lock"));
+        files::create_directory(&self.host.paths.locks())?;
         Lock::exclusive(&path, Duration::from_secs(600), &self.host.cancel)
             .map_err(|error| error.on(ctid))
     }

@@ -30,11 +30,11 @@ pub fn run(
     let request = PhoenixRequest::from_environment(&arguments.arguments, environment)?;
     let mut settings = Vec::new();
     for (key, value) in [
-        ("driver", request.driver.to_string()),
+        ("driver", request.driver.as_ref().map(ToString::to_string)),
         ("repository.url", request.repository_url.clone()),
         ("installer.url", request.installer_url.clone()),
     ] {
-        settings.push(format!("{key}={value}"));
+        settings.extend(value.map(|value| format!("{key}={value}")));
     }
     let arguments = provision::Arguments {
         targets: TargetArguments {

@@ -112,7 +112,10 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
             Some(wish) => one(context, &*runtime, ctid, (&wish, &supplies)),
             None => {
                 let mut plan = ContainerPlan::new(ctid);
-                plan.parts.push(("passthrough", "unchanged: no GPU is assigned, nothing to do".to_owned()));
+                plan.parts.push((
+                    "passthrough",
+                    "unchanged: no GPU is assigned, nothing to do".to_owned(),
+                ));
                 Ok(plan)
             }
         });
@@ -169,12 +172,16 @@ fn one(
         result.downloads.insert(0, Download { name: artifact.name, bytes: artifact.size });
     }
     if plan.driver.changes() {
-        let package =
-            driver.as_ref().map(|driver| Package { recipe: &wish.recipe, driver, version: &wish.version });
+        let package = driver.as_ref().map(|driver| Package {
+            recipe: &wish.recipe,
+            driver,
+            version: &wish.version,
+        });
         result.bytes_to_write = package.map(driver::bytes_to_write);
     }
     let old = std::fs::read(&outside.path).unwrap_or_default();
-    result.diff = diff::unified(&outside.path.to_string_lossy(), &old, &outside.edit.config.to_bytes());
+    result.diff =
+        diff::unified(&outside.path.to_string_lossy(), &old, &outside.edit.config.to_bytes());
     result.kept =
         outside.edit.foreign.iter().map(|line| format!("`{}`: {}", line.text, line.why)).collect();
     result.restart = matches!(plan.power, Power::Restart(_));
@@ -213,8 +220,7 @@ fn apt_files(
     if wish.recipe.packages().is_empty() {
         return Ok(Vec::new());
     }
-    let mut files =
-        vec![apt::pins(wish.recipe.denied_packages(), wish.recipe.allowed_packages())];
+    let mut files = vec![apt::pins(wish.recipe.denied_packages(), wish.recipe.allowed_packages())];
     match supplies.repository_at_hand(&wish.recipe, &facts.distribution, facts.architecture)? {
         Some(repository) => files.extend(repository.files()),
         None => {

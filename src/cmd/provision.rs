@@ -88,16 +88,20 @@ fn carry_out(
     let driver = first.map(|wish| supplies.driver(&wish.recipe, &wish.version, wish.architecture));
     let mut reports = Vec::new();
     for (ctid, prepared) in prepared {
-        reports.push(match (prepared, &driver) {
+        let report = match (prepared, &driver) {
             (Prepared::Ended(report), _) => report,
             (Prepared::Ready(_), Some(Err(error))) => failed(ctid, error.clone()),
             (Prepared::Ready(_), None) => failed(ctid, Error::general("prepare its installer")),
             (Prepared::Ready(wish), Some(Ok(driver))) => {
-                let means =
-                    provision::Means { wish: &wish, driver, supplies: &supplies, manner };
+                let means = provision::Means { wish: &wish, driver, supplies: &supplies, manner };
                 one(context, runtime, ctid, &means)
             }
-        });
+        };
+        if let Some(error) = &report.error {
+            // At once, before the next container's steps push it off the screen.
+            context.events.emit(Event::Failed { text: error.to_string() });
+        }
+        reports.push(report);
     }
     Ok(Report::new("provision", reports))
 }
@@ -149,10 +153,5 @@ fn one(
     };
     let log = context.log(ctid);
     let session = Session { host: context.host, runtime, ctid, log: &log };
-    let report = provision::run(&session, means);
-    if let Some(error) = &report.error {
-        // At once, before the next container's steps push it off the screen.
-        context.events.emit(Event::Failed { text: error.to_string() });
-    }
-    report
+    provision::run(&session, means)
 }

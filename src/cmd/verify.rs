@@ -44,7 +44,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
             .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus));
         let verified = match wish {
             Ok(Some(wish)) => {
-                let at_hand = supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture);
+                let at_hand =
+                    supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture);
                 at_hand.and_then(|(_, driver)| {
                     one(context, &*runtime, (&target.ctid, &wish, driver.as_ref()), &mut report)
                 })

@@ -324,5 +324,4 @@ fn property<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

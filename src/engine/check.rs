@@ -40,7 +40,9 @@ impl Checked {
         match &self.verdict {
             Verdict::Passed => Outcome::Unchanged(format!("{name} passed")),
             Verdict::Failed(why) => Outcome::Failed(format!("{name}: {why}")),
-            Verdict::NotCheckable(why) => Outcome::Skipped(format!("{name} not checkable here: {why}")),
+            Verdict::NotCheckable(why) => {
+                Outcome::Skipped(format!("{name} not checkable here: {why}"))
+            }
         }
     }
 }
@@ -136,7 +138,9 @@ fn nodes(evidence: &Evidence<'_>) -> Verdict {
         return Verdict::Passed;
     }
     let list = silent.join(", ");
-    Verdict::NotCheckable(format!("allowed, but no driver answers behind {list} on this host either"))
+    Verdict::NotCheckable(format!(
+        "allowed, but no driver answers behind {list} on this host either"
+    ))
 }
 
 fn nvidia_smi(evidence: &Evidence<'_>) -> Verdict {

@@ -15,9 +15,8 @@ use crate::runtime::Session;
 /// Host error when the lock cannot be had, the file changed since it was read, or it cannot be
 /// written; the file is then the old one.
 pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<()> {
-    let fail = |what: &str| {
-        Error::host(format!("{what} `{}`", outside.path.display())).on(session.ctid)
-    };
+    let fail =
+        |what: &str| Error::host(format!("{what} `{}`", outside.path.display())).on(session.ctid);
     let _lock = session.runtime.lock_configuration(session.ctid)?;
     let bytes = std::fs::read(&outside.path).map_err(|error| {
         fail("read").because(error).hint("was the container moved to another node meanwhile?")

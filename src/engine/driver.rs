@@ -20,8 +20,9 @@ use crate::version::DriverVersion;
 const INSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("install.sh"));
 const CLEAN: &str = concat!(include_str!("../prelude.sh"), include_str!("clean.sh"));
 
-/// Where the tree appears inside a container.
-const TREE: &str = "/run/nvstage";
+/// Where the tree appears inside a container: not below `/run` or `/tmp`, over which a booting
+/// system mounts its own.
+const TREE: &str = "/var/lib/nvstage";
 /// Where the `.run` is copied to inside a container: a directory that root alone can enter.
 const RUN: &str = "/root/.nvstage.run";
 /// The installer's log inside the container.
@@ -94,7 +95,9 @@ fn problem(root: &ContainerRoot, driver: &Driver, destination: &Destination) -> 
 /// Bytes that the installation writes into the container.
 pub fn bytes_to_write(package: Package<'_>) -> u64 {
     let size = |destination: &Destination| match &destination.kind {
-        DestinationKind::File { source, .. } => package.driver.tree.file(source).map_or(0, |f| f.size),
+        DestinationKind::File { source, .. } => {
+            package.driver.tree.file(source).map_or(0, |f| f.size)
+        }
         DestinationKind::Link { .. } => 0,
     };
     destinations(package).iter().map(size).sum()

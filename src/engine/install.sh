@@ -3,6 +3,7 @@
 # installer's log; then the installer's options
 tree=$1 run=$2 sha256=$3 log=$4
 shift 4
+wait_until_up 60
 work=/root/.nvstage
 status=
 

@@ -42,7 +42,8 @@ pub fn install(session: &Session<'_>, recipe: &Recipe, files: &[AptFile]) -> Res
             .hint("these packages carry a driver of their own, or are needed by something else"));
     }
     let what = ran.answer.get("failed").unwrap_or("apt");
-    let error = error.because(format!("`{what}` failed, {}", ran.ended)).because(apts_words(&ran.output));
+    let error =
+        error.because(format!("`{what}` failed, {}", ran.ended)).because(apts_words(&ran.output));
     Err(match apt::diagnose(&ran.output) {
         Some((meaning, hint)) => error.because(meaning).hint(hint),
         None => error.hint("the log of this run has apt's whole output"),

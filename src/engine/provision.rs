@@ -223,8 +223,12 @@ impl Job<'_> {
     fn passthrough(&mut self, outside: &Outside, plan: &Plan) -> Result<()> {
         let action = plan.passthrough.clone();
         self.step(Step::Passthrough, |job| {
-            let foreign: Vec<String> =
-                outside.edit.foreign.iter().map(|line| format!("kept `{}`: {}", line.text, line.why)).collect();
+            let foreign: Vec<String> = outside
+                .edit
+                .foreign
+                .iter()
+                .map(|line| format!("kept `{}`: {}", line.text, line.why))
+                .collect();
             for text in &foreign {
                 job.warn(text);
             }
@@ -330,7 +334,9 @@ impl Job<'_> {
     fn report_foreign_drivers(&self, facts: &Facts) {
         for package in &facts.driver_packages {
             let (name, version) = (&package.name, &package.version);
-            self.warn(&format!("package {name} {version} brings a second driver: `apt-get purge {name}`"));
+            self.warn(&format!(
+                "package {name} {version} brings a second driver: `apt-get purge {name}`"
+            ));
         }
     }
 
@@ -359,7 +365,9 @@ enum Fresh {
 fn describe(seen: Option<&Inside>) -> String {
     match seen {
         None => "stopped".to_owned(),
-        Some(seen) => format!("running {} {}", seen.facts.distribution, seen.facts.architecture.as_str()),
+        Some(seen) => {
+            format!("running {} {}", seen.facts.distribution, seen.facts.architecture.as_str())
+        }
     }
 }
 
@@ -389,6 +397,7 @@ pub fn judge(checked: &[Checked]) -> Result<Outcome> {
     if open.is_empty() {
         return Ok(Outcome::Unchanged(format!("{} passed", passed.join(", "))));
     }
-    let passed = if passed.is_empty() { String::new() } else { format!("{} passed; ", passed.join(", ")) };
+    let passed =
+        if passed.is_empty() { String::new() } else { format!("{} passed; ", passed.join(", ")) };
     Ok(Outcome::Warned(format!("{passed}{}", open.join("; "))))
 }

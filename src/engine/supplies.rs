@@ -104,7 +104,9 @@ impl Supplies<'_> {
             }
         }
         let Some(digest) = artifact.digest else { return Ok((artifact, None)) };
-        let Some(file) = self.cache.find(&digest, self.events)? else { return Ok((artifact, None)) };
+        let Some(file) = self.cache.find(&digest, self.events)? else {
+            return Ok((artifact, None));
+        };
         let installer =
             Installer { name: artifact.name.clone(), version: version.clone(), architecture };
         let tree = self.cache.tree(&file, &installer, self.events)?;
@@ -129,8 +131,9 @@ impl Supplies<'_> {
         }
         if self.published == PublishedDigest::Refused {
             let what = format!("verify `{}`: no digest of it is pinned", artifact.name);
-            return Err(Error::install(what)
-                .hint("`--trust-tls` believes the digest that NVIDIA publishes beside it, and records it"));
+            return Err(Error::install(what).hint(
+                "`--trust-tls` believes the digest that NVIDIA publishes beside it, and records it",
+            ));
         }
         artifact.digest = Some(self.cache.read_published_digest(artifact, self.fetcher)?);
         let text = format!("`{}`: its digest is believed over TLS alone", artifact.name);
@@ -147,7 +150,8 @@ impl Supplies<'_> {
     ) -> Option<LockedInstaller> {
         let entries = std::fs::read_dir(self.cache.locks()).ok()?;
         let locks = entries.flatten().filter_map(|entry| read_lock(&entry.path()).ok().flatten());
-        let mut installers = locks.filter(|lock| lock.recipe == recipe.name()).map(|lock| lock.installer);
+        let mut installers =
+            locks.filter(|lock| lock.recipe == recipe.name()).map(|lock| lock.installer);
         installers.find(|installer| &installer.version == version && installer.name == name)
     }
 

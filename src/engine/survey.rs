@@ -51,11 +51,11 @@ pub fn outside(session: &Session<'_>, nodes: &[DeviceNode]) -> Result<Outside> {
 /// Invalid input for a template, host error for one that Proxmox has locked.
 pub fn refuse(config: &LxcConfig) -> Result<()> {
     if config.is_template() {
-        return Err(Error::input("it is a template, which can never run")
+        return Err(Error::input("work on it: it is a template, which can never run")
             .hint("clone it, and provision the clone"));
     }
     if let Some(lock) = config.lock() {
-        return Err(Error::host(format!("Proxmox has locked it ({lock})"))
+        return Err(Error::host(format!("work on it: Proxmox has locked it ({lock})"))
             .hint("wait until that task has ended; `pct unlock` only if it died"));
     }
     Ok(())
@@ -97,8 +97,10 @@ pub fn inside(session: &Session<'_>, look: Look<'_>) -> Result<Facts> {
 /// Install error.
 pub fn refuse_system(facts: &Facts) -> Result<()> {
     if facts.is_musl {
-        return Err(Error::install("install NVIDIA's libraries: the container's C library is musl")
-            .hint("NVIDIA's libraries need glibc: use a Debian or Ubuntu container"));
+        return Err(Error::install(
+            "install NVIDIA's libraries: the container's C library is musl",
+        )
+        .hint("NVIDIA's libraries need glibc: use a Debian or Ubuntu container"));
     }
     if !facts.has_ldconfig {
         return Err(Error::install("install NVIDIA's libraries: the container has no `ldconfig`"));
@@ -135,7 +137,10 @@ pub fn root(session: &Session<'_>, pid: u32) -> Result<ContainerRoot> {
 pub const INSTALLER_RECORD: &str = "/var/lib/nvidia/log";
 
 /// The driver without its files compared: the version in the installer's record.
-pub fn recorded_driver(root: &ContainerRoot, wanted: &crate::version::DriverVersion) -> DriverState {
+pub fn recorded_driver(
+    root: &ContainerRoot,
+    wanted: &crate::version::DriverVersion,
+) -> DriverState {
     match record(root).and_then(|record| record.version) {
         None => DriverState::Absent,
         Some(version) if &version == wanted => DriverState::Recorded,

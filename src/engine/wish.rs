@@ -71,10 +71,10 @@ pub fn driver_version(recipe: &Recipe, inventory: &Inventory) -> Result<DriverVe
         .hint("`--set driver=VERSION` names a version by hand")),
         (DriverChoice::Exactly(version), None) => Ok(version.clone()),
         (DriverChoice::Exactly(version), Some(module)) if version == module => Ok(version.clone()),
-        (DriverChoice::Exactly(version), Some(module)) => Err(Error::host(format!(
-            "use driver {version}: this host's kernel module is {module}"
-        ))
-        .hint(format!("the userland must match it exactly: `--set driver={module}`"))),
+        (DriverChoice::Exactly(version), Some(module)) => {
+            Err(Error::host(format!("use driver {version}: this host's kernel module is {module}"))
+                .hint(format!("the userland must match it exactly: `--set driver={module}`")))
+        }
     }
 }
 
@@ -84,7 +84,11 @@ impl Wish {
     /// # Errors
     /// Invalid input for GPUs that the host does not have, host error for missing nodes or a
     /// module of another version.
-    pub fn resolve(host: &Host, recipe: Recipe, assignment: &GpuAssignment) -> Result<Option<Self>> {
+    pub fn resolve(
+        host: &Host,
+        recipe: Recipe,
+        assignment: &GpuAssignment,
+    ) -> Result<Option<Self>> {
         let architecture = host_architecture()?;
         let inventory = Inventory::read(&host.paths)?;
         let gpus = assignment.resolve(&inventory.gpus)?;

@@ -125,7 +125,8 @@ impl Facts {
             return Err(Error::install("look into the container: the answer breaks off")
                 .hint("did the container stop meanwhile? run the command again"));
         }
-        let (id, version) = answer.get("os").unwrap_or_default().split_once(' ').unwrap_or_default();
+        let (id, version) =
+            answer.get("os").unwrap_or_default().split_once(' ').unwrap_or_default();
         Ok(Self {
             distribution: format!("{id}{}", version.replace('.', "")),
             architecture: Architecture::parse(answer.get("machine").unwrap_or_default())?,
@@ -141,11 +142,11 @@ impl Facts {
             files: pairs(answer, "file")
                 .filter_map(|(path, digest)| Some((path, Digest::parse(&digest).ok()?)))
                 .collect(),
-            nodes: pairs(answer, "node").map(|(path, text)| (path, NodeState::parse(&text))).collect(),
+            nodes: pairs(answer, "node")
+                .map(|(path, text)| (path, NodeState::parse(&text)))
+                .collect(),
             libraries: pairs(answer, "library").collect(),
-            smi: answer
-                .number("smi")
-                .map(|status| Smi { status, output: answer.text("smi-line") }),
+            smi: answer.number("smi").map(|status| Smi { status, output: answer.text("smi-line") }),
         })
     }
 

@@ -238,13 +238,12 @@ impl<'a> Download<'a> {
     }
 
     fn unwritable(&self, error: &io::Error) -> Error {
-        Error::install(format!("cannot keep `{}` in `{}`", self.name(), self.directory()))
-            .because(error)
+        Error::install(format!("keep `{}` in `{}`", self.name(), self.directory())).because(error)
     }
 
     fn no_space(&self, needed: u64) -> Error {
         let directory = self.directory();
-        Error::install(format!("no space left on `{directory}` for `{}`", self.name()))
+        Error::install(format!("keep `{}` in `{directory}`: no space is left", self.name()))
             .because(format!("{needed} more bytes are needed there"))
             .hint("make room, or use a cache on another file system")
     }

@@ -59,7 +59,7 @@ pub(super) fn client(stall: Duration) -> Attempt<Client> {
         .connect_timeout(stall.min(CONNECT))
         .redirect(no_downgrade)
         .build()
-        .map_err(|error| Error::host("cannot set up HTTPS").because(chain(&error)).into())
+        .map_err(|error| Error::host("set up HTTPS").because(chain(&error)).into())
 }
 
 /// Sends a request and adds the answer's body to the download.

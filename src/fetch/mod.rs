@@ -135,23 +135,21 @@ impl Fetcher {
     pub fn published_digest(&self, url: &str) -> Result<Digest> {
         let shown = failure::shown(url);
         if !url.starts_with("https://") && local::path(url).is_none() {
-            return Err(Error::install(format!(
-                "the digest published beside `{shown}` is no proof"
-            ))
-            .because("it would be read without TLS, so anyone on the way could change it")
-            .hint("pin the digest in the recipe, or use an https:// URL"));
+            return Err(Error::install(format!("believe the digest published beside `{shown}`"))
+                .because("it would be read without TLS, so anyone on the way could change it")
+                .hint("pin the digest in the recipe, or use an https:// URL"));
         }
         let bytes = self.fetch_small(&format!("{url}.sha256sum"), DIGEST_FILE_LIMIT)?;
         let name = url.rsplit('/').next().unwrap_or(url);
         digest_in(&String::from_utf8_lossy(&bytes), name).ok_or_else(|| {
-            Error::install(format!("`{shown}.sha256sum` has no digest of `{name}`"))
+            Error::install(format!("find a digest of `{name}` in `{shown}.sha256sum`"))
                 .hint("pin the digest in the recipe")
         })
     }
 
     fn from_any(&self, urls: &[String], download: &mut Download<'_>) -> Result<Fetched> {
         let name = download.name().to_owned();
-        let mut error = Error::install(format!("cannot download `{name}`"));
+        let mut error = Error::install(format!("download `{name}`"));
         if urls.is_empty() {
             return Err(error.because("there is no URL for it"));
         }

@@ -75,7 +75,8 @@ fn gpus_of_nodes(dev: &Path) -> Vec<Gpu> {
         .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("nvidia")?.parse().ok())
         .collect();
     minors.sort_unstable();
-    let unknown = |minor| Gpu { index: 0, minor, pci_address: String::new(), uuid: None, model: None };
+    let unknown =
+        |minor| Gpu { index: 0, minor, pci_address: String::new(), uuid: None, model: None };
     minors.into_iter().map(unknown).collect()
 }
 
@@ -85,13 +86,17 @@ fn gpus_of_nodes(dev: &Path) -> Vec<Gpu> {
 /// # Errors
 /// Host error naming every node that the host lacks.
 pub fn nodes_for(paths: &Paths, gpus: &[Gpu]) -> Result<Vec<DeviceNode>> {
-    let mut wanted: Vec<String> = gpus.iter().map(|gpu| format!("/dev/nvidia{}", gpu.minor)).collect();
-    wanted.extend(["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"].map(|name| format!("/dev/{name}")));
+    let mut wanted: Vec<String> =
+        gpus.iter().map(|gpu| format!("/dev/nvidia{}", gpu.minor)).collect();
+    wanted
+        .extend(["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"].map(|name| format!("/dev/{name}")));
     let mut nodes = Vec::new();
     let mut missing = Vec::new();
     for path in wanted {
         match device_number(&paths.host_path(&path)) {
-            Some(number) => nodes.push(DeviceNode { path, kind: NodeKind::File, numbers: vec![number] }),
+            Some(number) => {
+                nodes.push(DeviceNode { path, kind: NodeKind::File, numbers: vec![number] })
+            }
             None => missing.push(format!("`{path}`")),
         }
     }
@@ -150,7 +155,9 @@ mod tests {
     #[test]
     fn index_follows_the_pci_address_and_not_the_minor() {
         let information = |minor: u32, bus: &str| {
-            format!("Model: \t\t RTX\nGPU UUID: \t GPU-{minor}\nBus Location: \t {bus}\nDevice Minor: \t {minor}\n")
+            format!(
+                "Model: \t\t RTX\nGPU UUID: \t GPU-{minor}\nBus Location: \t {bus}\nDevice Minor: \t {minor}\n"
+            )
         };
         let (_root, paths) = host_with(&[
             ("proc/driver/nvidia/version", VERSION),

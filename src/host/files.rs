@@ -187,9 +187,12 @@ impl Lock {
         let end = Instant::now() + timeout;
         while !try_lock(&lock, mode)? {
             if Instant::now() >= end {
-                return Err(Error::host(format!("`{}` is locked", path.display()))
-                    .because(format!("waited {} s", timeout.as_secs()))
-                    .hint("another process uses it; `lsof` or `fuser` with that file names it"));
+                return Err(Error::host(format!(
+                    "lock `{}`: somebody else holds it",
+                    path.display()
+                ))
+                .because(format!("waited {} s", timeout.as_secs()))
+                .hint("another process uses it; `lsof` or `fuser` with that file names it"));
             }
             wait(LOCK_INTERVAL, cancel)?;
         }
@@ -252,7 +255,7 @@ fn parent(path: &Path) -> &Path {
 
 /// The host error for a failed operation on a file.
 pub fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
-    let host = Error::host(format!("cannot {action} `{}`", path.display())).because(error);
+    let host = Error::host(format!("{action} `{}`", path.display())).because(error);
     if is_out_of_space(error) { host.hint("make room on that file system") } else { host }
 }
 
@@ -280,7 +283,7 @@ mod tests {
         let cancel = Cancel::never().unwrap();
         let held = Lock::exclusive(&path, Duration::ZERO, &cancel).unwrap();
         let error = Lock::shared(&path, Duration::from_millis(60), &cancel).unwrap_err();
-        assert!(error.what().contains("lock` is locked"), "{error}");
+        assert!(error.what().contains("lock`: somebody else holds it"), "{error}");
         assert!(Lock::try_exclusive(&path).unwrap().is_none());
         drop(held);
         let first = Lock::shared(&path, Duration::ZERO, &cancel).unwrap();

@@ -11,13 +11,13 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{chroot, fchdir};
+use nix::unistd::{Gid, Uid, chroot, fchdir, setfsgid, setfsuid};
 
 use super::sys::{NewFilesystem, move_mount};
 use crate::error::{Error, Result};
@@ -38,6 +38,7 @@ pub fn attach(pid: u32, layers: [&Path; 2], target: &str) -> Result<()> {
     let target = target.to_owned();
     inside(pid, move || {
         take_away(&target)?;
+        become_owner_of(Path::new("/"))?;
         DirBuilder::new().recursive(true).mode(0o755).create(&target)?;
         let root = File::open("/")?;
         let path = CString::new(target.trim_start_matches('/')).map_err(io::Error::other)?;
@@ -75,6 +76,15 @@ fn overlay(layers: [&Path; 2]) -> io::Result<OwnedFd> {
     filesystem.set(c"lowerdir", &CString::new(lower).map_err(io::Error::other)?)?;
     filesystem.flag(c"ro")?;
     filesystem.mount()
+}
+
+/// From here on the thread makes files as the owner of the container's root directory does: root
+/// of the host does not exist in an unprivileged container, and could not make one there.
+fn become_owner_of(root: &Path) -> io::Result<()> {
+    let owner = std::fs::metadata(root)?;
+    setfsgid(Gid::from_raw(owner.gid()));
+    setfsuid(Uid::from_raw(owner.uid()));
+    Ok(())
 }
 
 /// Unmounts everything stacked at `target`, then removes the directory.

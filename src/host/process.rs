@@ -204,8 +204,9 @@ fn run(mut command: Command, log: &RunLog, cancel: &Cancel) -> Result<Finished> 
         .process_group(0)
         .spawn();
     let finished = child.and_then(|child| watch(child, command.limit, cancel));
-    let (ended, stdout, stderr) = finished
-        .map_err(|error| Error::host(format!("run `{}`", command.program.display())).because(error))?;
+    let (ended, stdout, stderr) = finished.map_err(|error| {
+        Error::host(format!("run `{}`", command.program.display())).because(error)
+    })?;
     let finished = Finished { ended, stdout, stderr, took: started.elapsed() };
     log.command(&command, &finished);
     Ok(finished)

@@ -9,9 +9,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::installer::{DriverChoice, Pin};
 use super::nearest::did_you_mean;
 use super::{Check, RepositoryEntry};
-use crate::runfile::options::Options;
 use crate::architecture::Architecture;
 use crate::error::{Error, Result};
+use crate::runfile::options::Options;
 
 /// The version of the format that this program reads.
 const SCHEMA: i64 = 1;

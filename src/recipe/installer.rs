@@ -38,7 +38,8 @@ impl TryFrom<String> for DriverChoice {
     type Error = String;
 
     fn try_from(text: String) -> std::result::Result<Self, String> {
-        Self::parse(&text).map_err(|error| error.what().to_owned())
+        Self::parse(&text)
+            .map_err(|_| format!("`{text}` is neither `host` nor an NVIDIA driver version"))
     }
 }
 
@@ -68,6 +69,13 @@ impl Pin {
     /// Where it lies, when not where the others do.
     pub(super) fn url(&self) -> Option<&String> {
         self.url.as_ref()
+    }
+
+    /// Whether both are about one file.
+    #[cfg(test)]
+    pub(super) fn is_for_the_same_file(&self, other: &Self) -> bool {
+        (self.version == other.version && self.architecture == other.architecture)
+            || self.sha256 == other.sha256
     }
 }
 

@@ -23,9 +23,9 @@ pub use self::repository::Repository;
 use self::document::{PinsFile, RecipeFile, RepositoriesFile, Urls};
 use self::installer::Pin;
 use self::repository::RepositoryEntry;
-use crate::runfile::options::Options;
 use crate::error::{Error, Result};
 use crate::gpu::GpuAssignment;
+use crate::runfile::options::Options;
 
 /// The shipped recipes, the default one first.
 const SHIPPED: [(&str, &str); 3] = [

@@ -38,7 +38,7 @@ impl Installer {
             return Ok(());
         }
         let found = format!("the file itself says {} for {}", header.version, header.architecture);
-        Err(Error::install("the installer is not the one that is wanted")
+        Err(Error::install("use the installer: it is not the one that is wanted")
             .because(format!("wanted is {} for {}", self.version, self.architecture))
             .because(format!("the file is called `{}`", self.name))
             .because(found)
@@ -72,12 +72,12 @@ impl Header {
         refuse_other_files(first_bytes)?;
         let text = String::from_utf8_lossy(first_bytes);
         let missing = |key: &str| {
-            Error::install(format!("the installer's header has no `{key}=` line"))
+            Error::install(format!("read the installer's header: it has no `{key}=` line"))
                 .hint("the file is damaged or not a driver installer of NVIDIA; download it again")
         };
         let field = |key: &str| assignment(&text, key).ok_or_else(|| missing(key));
         let wrong = |error: Error| {
-            Error::install("the installer's header is not understood").because(error.what())
+            Error::install("understand the installer's header").because(error.what())
         };
         let skip: u64 = field("skip")?.parse().map_err(|_| missing("skip"))?;
         if skip < 2 {
@@ -157,12 +157,11 @@ fn refuse_other_files(first_bytes: &[u8]) -> Result<()> {
 pub fn payload_offset(mut file: impl BufRead, skip: u64) -> Result<u64> {
     let (mut newlines, mut offset) = (1, 0);
     while newlines < skip {
-        let chunk = file
-            .fill_buf()
-            .map_err(|error| Error::install("cannot read the installer").because(error))?;
+        let chunk =
+            file.fill_buf().map_err(|error| Error::install("read the installer").because(error))?;
         if chunk.is_empty() {
             return Err(Error::install(format!(
-                "the installer is cut short: it has no line {skip}, where its archive begins"
+                "read the installer: it is cut short, before line {skip}, where its archive begins"
             ))
             .hint("download it again"));
         }
@@ -202,11 +201,15 @@ impl Compression {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Self::Xz),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
-            [] => Err(Error::install("the installer is cut short: its archive is missing")
-                .hint("download it again")),
-            _ => Err(Error::install("the installer's archive is of no known compression")
-                .because("it is none of gzip, xz and zstd")
-                .hint("the file is damaged, or of a generation that is not supported yet")),
+            [] => {
+                Err(Error::install("read the installer: it is cut short, its archive is missing")
+                    .hint("download it again"))
+            }
+            _ => {
+                Err(Error::install("unpack the installer: its archive is of no known compression")
+                    .because("it is none of gzip, xz and zstd")
+                    .hint("the file is damaged, or of a generation that is not supported yet"))
+            }
         }
     }
 }
@@ -322,7 +325,7 @@ mod tests {
     #[test]
     fn a_file_without_the_line_is_cut_short() {
         let error = payload_offset(&b"one\ntwo\n"[..], 4).unwrap_err();
-        assert!(error.what().contains("no line 4"), "{error}");
+        assert!(error.what().contains("before line 4"), "{error}");
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<Self> {
         let lines: Vec<&str> = text.lines().collect();
         if lines.len() < 8 {
-            return Err(Error::install("the installer's list of files has no head")
+            return Err(Error::install("read the installer's list of files: it has no head")
                 .because(format!("it has {} lines", lines.len())));
         }
         if lines[3].trim().is_empty() {
@@ -223,7 +223,8 @@ fn joined(directory: &str, rest: &str) -> String {
 }
 
 fn bad_line(number: usize, why: &str) -> Error {
-    Error::install(format!("line {number} of the installer's list of files is wrong")).because(why)
+    Error::install(format!("read the installer's list of files: line {number} is wrong"))
+        .because(why)
 }
 
 #[cfg(test)]

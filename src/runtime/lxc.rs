@@ -43,7 +43,7 @@ impl Runtime for PlainLxc<'_> {
         if config.exists() {
             return Ok(config);
         }
-        Err(Error::not_found("it does not exist")
+        Err(Error::not_found("find it: it does not exist")
             .hint("`lxc-ls -f` shows the containers of this machine")
             .on(ctid))
     }
@@ -68,9 +68,8 @@ impl Runtime for PlainLxc<'_> {
     }
 
     fn push_command(&self, ctid: &Ctid, file: &Path, to: &str) -> Result<Command> {
-        let input = File::open(file).map_err(|error| {
-            Error::install(format!("open `{}`", file.display())).because(error)
-        })?;
+        let input = File::open(file)
+            .map_err(|error| Error::install(format!("open `{}`", file.display())).because(error))?;
         let script = "umask 077; cat > \"$1\"";
         let mut command = self.exec_prefix(ctid).args(["sh", "-c", script, "nvstage", to]);
         command.input = Some(input);

@@ -174,7 +174,11 @@ impl Session<'_> {
         let mut command = self
             .runtime
             .exec_prefix(self.ctid)
-            .args(["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
+            .args([
+                "env",
+                "-i",
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ])
             .args(["HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"])
             .args(["NEEDRESTART_SUSPEND=1", "TERM=dumb"])
             .args(["timeout", "-k", "10", &inside.limit.as_secs().to_string()])

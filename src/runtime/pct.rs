@@ -56,7 +56,7 @@ impl Runtime for Pct<'_> {
 
     fn locate(&self, ctid: &Ctid) -> Result<PathBuf> {
         if !ctid.is_proxmox() {
-            return Err(Error::input(format!("`{ctid}` is not a container ID of Proxmox VE"))
+            return Err(Error::input(format!("use `{ctid}` as a container ID of Proxmox VE"))
                 .hint("a container ID is a number of 3 to 9 digits, see `pct list`"));
         }
         let pve = self.host.paths.pve();
@@ -65,24 +65,30 @@ impl Runtime for Pct<'_> {
             return Ok(config);
         }
         if pve.join("local").symlink_metadata().is_err() {
-            return Err(Error::host(format!("read `{}`: the cluster file system is not mounted", pve.display()))
-                .hint("`systemctl status pve-cluster` says why")
-                .on(ctid));
+            return Err(Error::host(format!(
+                "read `{}`: the cluster file system is not mounted",
+                pve.display()
+            ))
+            .hint("`systemctl status pve-cluster` says why")
+            .on(ctid));
         }
         let error = if let Some(node) = self.node_with("lxc", ctid) {
-            Error::not_found(format!("it is on node `{node}`, not on this one"))
+            Error::not_found(format!("find it on this node: it is on node `{node}`"))
                 .hint(format!("run nvstage on `{node}`"))
         } else if self.node_with("qemu-server", ctid).is_some() {
-            Error::not_found("it is a virtual machine, not a container")
+            Error::not_found("find it: it is a virtual machine, not a container")
         } else {
-            Error::not_found("it does not exist").hint("`pct list` shows the containers of this node")
+            Error::not_found("find it: it does not exist")
+                .hint("`pct list` shows the containers of this node")
         };
         Err(error.on(ctid))
     }
 
     fn lock_configuration(&self, ctid: &Ctid) -> Result<Option<Lock>> {
         let path = self.host.paths.pve_config_lock(ctid.as_str());
-        Lock::exclusive(&path, LOCK_WAIT, &self.host.cancel).map(Some).map_err(|error| error.on(ctid))
+        Lock::exclusive(&path, LOCK_WAIT, &self.host.cancel)
+            .map(Some)
+            .map_err(|error| error.on(ctid))
     }
 
     fn start_command(&self, ctid: &Ctid) -> Command {
@@ -92,8 +98,12 @@ impl Runtime for Pct<'_> {
     fn stop_command(&self, ctid: &Ctid) -> Command {
         // After a time-out it polls once more before it kills: more than twice the limit.
         let seconds = STATE_LIMIT.as_secs().to_string();
-        self.pct("shutdown", ctid, 2 * STATE_LIMIT + Duration::from_secs(30))
-            .args(["--timeout", &seconds, "--forceStop", "1"])
+        self.pct("shutdown", ctid, 2 * STATE_LIMIT + Duration::from_secs(30)).args([
+            "--timeout",
+            &seconds,
+            "--forceStop",
+            "1",
+        ])
     }
 
     fn exec_prefix(&self, ctid: &Ctid) -> Command {

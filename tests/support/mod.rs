@@ -8,6 +8,9 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 pub mod server;
+mod site;
+
+pub use site::Site;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -122,7 +125,11 @@ impl Host {
             world().join("root-privileged").exists(),
             "the test world is not built: run `make test`, or `tests/world/prepare`"
         );
-        let directory = tempfile::Builder::new().prefix("nvstage-host-").tempdir_in("/var/tmp").unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("nvstage-host-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir_in("/var/tmp")
+            .unwrap();
         std::fs::write(directory.path().join("devices"), device_list(nodes)).unwrap();
         if let Nodes::Answering(version) = nodes {
             proc_driver(&directory.path().join("proc-driver"), version);
@@ -158,7 +165,9 @@ impl Host {
     /// The program under test, inside this host.
     pub fn nvstage(&self) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_nvstage"));
-        for name in ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"] {
+        for name in
+            ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"]
+        {
             command.env_remove(name);
         }
         command
@@ -204,7 +213,9 @@ impl Host {
     /// Starts a container without the program under test.
     #[track_caller]
     pub fn start(&self, ctid: &str) {
-        let script = format!("if [ -x /usr/sbin/pct ]; then pct start {ctid}; else lxc-start -d -n {ctid}; fi");
+        let script = format!(
+            "if [ -x /usr/sbin/pct ]; then pct start {ctid}; else lxc-start -d -n {ctid}; fi"
+        );
         self.shell(&script).code(0);
         let up = "for i in $(seq 100); do case $(systemctl is-system-running) in running|degraded) exit 0;; esac; sleep 0.1; done; exit 1";
         self.inside(ctid, up).code(0);
@@ -231,6 +242,11 @@ impl Host {
         if proxmox.exists() { proxmox } else { self.path(&format!("/var/lib/lxc/{ctid}/config")) }
     }
 
+    /// Another version of the kernel module is loaded.
+    pub fn load_module(&self, version: &str) {
+        proc_driver(&self.path("/proc/driver"), version);
+    }
+
     /// The calls of `pct` since the last time this was asked.
     pub fn pct_calls(&self) -> Vec<String> {
         let path = self.path("/run/pct-front/calls");
@@ -242,7 +258,11 @@ impl Host {
     /// Plants a fault in the `pct` front, or takes it away.
     pub fn fault(&self, name: &str, planted: bool) {
         let path = self.path(&format!("/run/pct-front/{name}"));
-        if planted { std::fs::write(path, "").unwrap() } else { std::fs::remove_file(path).unwrap() }
+        if planted {
+            std::fs::write(path, "").unwrap()
+        } else {
+            std::fs::remove_file(path).unwrap()
+        }
     }
 }
 

@@ -21,7 +21,7 @@ need_packages() {
     local missing
     missing=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>&1 | sed -n 's/^not-installed //p; s/.*no packages found matching //p' || true)
     [ -n "$missing" ] || return 0
-    say "installing" $missing
+    say "installing ${missing//$'\n'/ }"
     # shellcheck disable=SC2086
     apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 9>&- && return
     apt-get update -qq 9>&-
@@ -56,6 +56,7 @@ part() {
 # debian_sources COMPONENTS: this machine's own Debian sources, with these components, in the one-line form.
 debian_sources() {
     local targets
+    # shellcheck disable=SC2016
     targets() { apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE)' 'Created-By: Packages' | sed -n 's/^Debian //p' | sort -u; }
     targets=$(targets)
     if [ -z "$targets" ]; then apt-get update -qq >&2; targets=$(targets); fi
@@ -90,7 +91,7 @@ END
 
 # signing_key NEW-PATH NAME: a directory with a gpg home that holds one fresh key, `public.asc` and `fingerprint`.
 signing_key() {
-    mkdir -p -m 0700 "$1" /run/lock
+    mkdir -m 0700 "$1"
     local home=$1/home
     mkdir -m 0700 "$home"
     gpg_in "$home" --passphrase '' --quick-gen-key "$2 <$2@world.invalid>" rsa3072 sign never
@@ -115,7 +116,7 @@ gpg_in() {
 flat_repository() {
     local directory=$1 key=$2 field name
     shift 2
-    cd "$directory"
+    cd "$directory" || return
     dpkg-scanpackages -m . 2>/dev/null > Packages
     gzip -9nk Packages
     {
@@ -130,7 +131,7 @@ flat_repository() {
     } > Release
     gpg_in "$key/home" --armor --detach-sign --digest-algo SHA512 -o Release.gpg Release
     gpg_in "$key/home" --clearsign --digest-algo SHA256 -o InRelease Release
-    cd "$OLDPWD"
+    cd "$OLDPWD" || return
 }
 
 # deb DIRECTORY NAME VERSION DEPENDS [FILES [COMPRESSION]]: a package without content, or with the tree FILES (whose

@@ -1,0 +1,104 @@
+//! A site of NVIDIA's form on the test world's bridge, and recipes that point there.
+
+use std::fmt::Write as _;
+
+use nvstage::digest::hash_reader;
+
+use super::server::{Fault, Server};
+use super::{BRIDGE, installer, world};
+
+/// The versions that the recipes pin.
+const PINNED: [&str; 2] = [super::VERSION, "580.95.05"];
+
+/// A server with installers and repositories, and the recipes for it.
+pub struct Site {
+    pub server: Server,
+    recipes: tempfile::TempDir,
+    repository: &'static str,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        Self::with_repository("cuda")
+    }
+
+    /// A site whose CUDA repository is that directory of the test world.
+    pub fn with_repository(repository: &'static str) -> Self {
+        let server = Server::at(&format!("{BRIDGE}:0"));
+        server.directory(world());
+        let recipes =
+            tempfile::Builder::new().prefix("nvstage-site-").tempdir_in("/var/tmp").unwrap();
+        let site = Self { server, recipes, repository };
+        std::fs::write(site.path("test.toml"), site.text("[\"cuda-toolkit-12-8\", \"nvtop\"]"))
+            .unwrap();
+        std::fs::write(site.path("test-driver-only.toml"), site.text("[]")).unwrap();
+        site
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.recipes.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The recipe with CUDA packages.
+    pub fn recipe(&self) -> String {
+        self.path("test.toml")
+    }
+
+    /// The recipe without packages.
+    pub fn driver_only(&self) -> String {
+        self.path("test-driver-only.toml")
+    }
+
+    fn text(&self, packages: &str) -> String {
+        let name = if packages == "[]" { "test-driver-only" } else { "test" };
+        let checks = if packages == "[]" { "" } else { ", \"packages\"" };
+        let key = std::fs::read_dir(world().join("cuda"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .find(|name| name.ends_with(".pub"))
+            .unwrap();
+        let fingerprint = std::fs::read_to_string(world().join("cuda/fingerprint")).unwrap();
+        let mut text = format!(
+            "schema = 1\nname = \"{name}\"\ndescription = \"stand-ins\"\n\
+             [driver.urls]\nx86_64 = [\"{}\"]\n\
+             [repository.debian12]\nurl = \"{}\"\nkey = \"{key}\"\nfingerprint = \"{}\"\narchitectures = [\"x86_64\"]\n\
+             [packages]\ninstall = {packages}\n\
+             [checks]\nrun = [\"libraries\", \"nodes\", \"nvidia-smi\"{checks}]\n",
+            self.server.url("/installer/NVIDIA-Linux-{arch}-{version}.run"),
+            self.server.url(&format!("/{}/", self.repository)),
+            fingerprint.trim(),
+        );
+        for version in PINNED {
+            let file = std::fs::File::open(installer(version)).unwrap();
+            let (digest, size) = hash_reader(file).unwrap();
+            let _ = write!(
+                text,
+                "[[driver.pins]]\nversion = \"{version}\"\narchitecture = \"x86_64\"\nsha256 = \"{digest}\"\nsize = {size}\n"
+            );
+        }
+        text
+    }
+
+    /// The distribution's repository, for `Host::container`.
+    pub fn distribution(&self) -> String {
+        format!("distribution-url={}", self.distribution_url())
+    }
+
+    /// The URL of the distribution's repository.
+    pub fn distribution_url(&self) -> String {
+        self.server.url("/distribution/")
+    }
+
+    /// How often an installer was asked for.
+    pub fn requests(&self) -> usize {
+        let requests = self.server.requests();
+        requests.iter().filter(|request| request.target.contains("/installer/")).count()
+    }
+
+    /// The installer stalls after its first half, many times.
+    pub fn stall_installer(&self) {
+        let path = format!("/installer/NVIDIA-Linux-x86_64-{}.run", super::VERSION);
+        self.server.faults(&path, vec![Fault::StallAfter(100_000); 2]);
+    }
+}
