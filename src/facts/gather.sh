@@ -20,7 +20,7 @@ command -v ldconfig >/dev/null 2>&1 && say ldconfig yes
 
 if command -v dpkg-query >/dev/null 2>&1; then
   # Not installed packages are an error for dpkg-query and simply no answer for us.
-  dpkg-query -W -f='@nvstage package ${Package} ${Version} ${db:Status-Abbrev}\n' $3 2>/dev/null
+  [ -n "$3" ] && dpkg-query -W -f='@nvstage package ${Package} ${Version} ${db:Status-Abbrev}\n' $3 2>/dev/null
   dpkg-query -W -f='@nvstage driver-package ${Package} ${Version} ${db:Status-Abbrev}\n' \
     'libcuda1*' 'libnvidia-*' 'nvidia-*' 'cuda-drivers*' 'cuda-compat-*' 2>/dev/null
   [ -n "$(dpkg --audit 2>/dev/null)" ] && say dpkg broken
