@@ -152,7 +152,8 @@ fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
     for path in nodes.map(|node| &node.path) {
         // The configuration is right and the container is not: it was started with another one.
         let stale = match facts.nodes.get(path) {
-            Some(NodeState::Missing | NodeState::Forbidden) => true,
+            // An empty file is the target that LXC makes for a mount.
+            Some(NodeState::Missing | NodeState::Forbidden | NodeState::Other(_)) => true,
             Some(NodeState::NoDriver) => situation.answering.contains(path),
             _ => false,
         };

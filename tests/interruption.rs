@@ -151,7 +151,7 @@ fn a_kill_while_installing() {
     });
     signal(&child, "-KILL");
     child.wait().unwrap();
-    scene.host.shell("pkill -9 lxc-attach; true");
+    scene.host.shell(&format!("pkill -9 -f 'lxc-attach -n {} --keep-env -- env -i'; true", scene.ctid));
     scene
         .host
         .inside(&scene.ctid, "pkill -9 nvidia-inst; rm /etc/nvidia-standin/sleep-after")

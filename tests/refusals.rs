@@ -169,7 +169,7 @@ fn the_configuration_is_held_or_changed_by_somebody_else() {
     let ctid = host.container("privileged", &[]);
     let before = host.config(&ctid);
     let hold =
-        format!("exec 9>>/run/lock/lxc/pve-config-{ctid}.lock; flock 9; echo held; sleep 30");
+        format!("exec 9>>/run/lock/lxc/pve-config-{ctid}.lock; flock 9; echo held; exec sleep 30");
     let mut holder = host
         .command("sh")
         .args(["-c", &hold])
@@ -181,7 +181,6 @@ fn the_configuration_is_held_or_changed_by_somebody_else() {
     host.run(&["provision", &ctid, "--gpus", "0", "--recipe", &site.driver_only()])
         .code(4)
         .says(&format!("pve-config-{ctid}.lock"));
-    let _ = host.shell("pkill -f 'sleep 30'");
     let _ = holder.kill();
     holder.wait().unwrap();
     assert_eq!(host.config(&ctid), before);

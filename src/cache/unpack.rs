@@ -18,10 +18,14 @@ use crate::digest::Hasher;
 use crate::error::{Error, Result};
 use crate::host::files::is_out_of_space;
 
+/// Files from this size on, in bytes, are synchronised while the next ones are written. The many
+/// small ones would wait for the file system's journal one by one, and leave that to the caller.
+const LARGE: u64 = 4 * 1024 * 1024;
+
 /// A tree that grows.
 pub(super) struct Unpacker<'a> {
     root: &'a Path,
-    /// Takes finished files, to synchronise them while the next ones are written.
+    /// Takes finished large files, to synchronise them while the next ones are written.
     finished: SyncSender<File>,
     files: BTreeMap<String, TreeFile>,
     links: BTreeSet<PathBuf>,
@@ -41,7 +45,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Writes every member. Reads `archive` to its very end, so that its checksums are checked.
+    /// Writes every member; the caller synchronises the file system. Reads `archive` to its very end, so that its checksums are checked.
     pub(super) fn unpack(mut self, archive: impl Read) -> Result<BTreeMap<String, TreeFile>> {
         let mut archive = tar::Archive::new(archive);
         for entry in archive.entries().map_err(damaged)? {
@@ -51,12 +55,6 @@ impl<'a> Unpacker<'a> {
         while rest.read(&mut self.buffer).map_err(damaged)? > 0 {}
         if self.files.is_empty() {
             return Err(damaged("it holds no files"));
-        }
-        for directory in self.directories.iter().map(PathBuf::as_path).chain([Path::new("")]) {
-            let path = self.root.join(directory);
-            File::open(&path)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| unwritable(&path, &error))?;
         }
         Ok(self.files)
     }
@@ -138,9 +136,11 @@ impl<'a> Unpacker<'a> {
         // Again, because the mode above went through the umask.
         file.set_permissions(fs::Permissions::from_mode(mode)).map_err(fail)?;
         let stamp = Stamp::of(&file.metadata().map_err(fail)?);
-        // The thread at the other end is gone only when it failed, and then says so itself.
-        let _ = self.finished.send(file);
         let (size, digest) = (hasher.length(), hasher.finish());
+        if size >= LARGE {
+            // The thread at the other end is gone only when it failed, and then says so itself.
+            let _ = self.finished.send(file);
+        }
         self.files.insert(text(name)?, TreeFile { size, digest, stamp });
         Ok(())
     }

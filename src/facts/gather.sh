@@ -31,8 +31,13 @@ for file in $4; do
 done
 
 for node in $2; do
-  if [ -d "$node" ]; then
+  # Opening for reading and writing makes a file that is not there.
+  if [ ! -e "$node" ]; then
+    say node "$node" No such file or directory
+  elif [ -d "$node" ]; then
     say node "$node" directory
+  elif [ ! -c "$node" ]; then
+    say node "$node" not a device
   elif error=$( { : <>"$node"; } 2>&1 ); then
     say node "$node" opens
   else

@@ -39,7 +39,7 @@ impl NodeState {
             "Operation not permitted" => Self::Forbidden,
             "Permission denied" => Self::NoAccess,
             "No such device or address" | "No such device" => Self::NoDriver,
-            "No such file or directory" | "No such file" | "Directory nonexistent" => Self::Missing,
+            "No such file or directory" => Self::Missing,
             other => Self::Other(other.to_owned()),
         }
     }

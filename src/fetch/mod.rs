@@ -111,7 +111,7 @@ impl Fetcher {
         if let Some(fetched) = download.finished_earlier() {
             return Ok(fetched);
         }
-        self.from_any(&artifact.urls, &mut download)
+        self.try_all(&artifact.urls, &mut download)
     }
 
     /// Downloads a small file into memory.
@@ -123,7 +123,7 @@ impl Fetcher {
         let wanted = Wanted { name, size: None, digest: None };
         let store = Store::Memory { bytes: Vec::new(), limit };
         let mut download = Download::resume(store, wanted, (&Silent, &self.cancel))?;
-        self.from_any(std::slice::from_ref(&url.to_owned()), &mut download)?;
+        self.try_all(std::slice::from_ref(&url.to_owned()), &mut download)?;
         Ok(download.into_bytes())
     }
 
@@ -147,14 +147,14 @@ impl Fetcher {
         })
     }
 
-    fn from_any(&self, urls: &[String], download: &mut Download<'_>) -> Result<Fetched> {
+    fn try_all(&self, urls: &[String], download: &mut Download<'_>) -> Result<Fetched> {
         let name = download.name().to_owned();
         let mut error = Error::install(format!("download `{name}`"));
         if urls.is_empty() {
             return Err(error.because("there is no URL for it"));
         }
         for url in urls {
-            match self.from_one(url, download) {
+            match self.try_url(url, download) {
                 Ok(fetched) => return Ok(fetched),
                 Err(Failure::Fatal(fatal)) => return Err(*fatal),
                 Err(failure) => {
@@ -166,7 +166,7 @@ impl Fetcher {
     }
 
     /// One URL, until it succeeds, fails for good, or makes no progress any more.
-    fn from_one(&self, url: &str, download: &mut Download<'_>) -> Attempt<Fetched> {
+    fn try_url(&self, url: &str, download: &mut Download<'_>) -> Attempt<Fetched> {
         let mut ranges = Ranges::Allowed;
         let (mut waits, mut furthest) = (self.waits(), download.length());
         let mut may_start_over = true;

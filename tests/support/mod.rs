@@ -78,8 +78,13 @@ impl Run {
     /// Asserts that stdout shows something; wrapped cells and runs of blanks do not matter.
     #[track_caller]
     pub fn shows(self, text: &str) -> Self {
-        let stdout = self.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(stdout.contains(text), "stdout lacks {text:?}:\n{}", self.stdout);
+        // Cells are wrapped anywhere, also within a long path.
+        let dense = |text: &str| text.split_whitespace().collect::<String>();
+        assert!(
+            dense(&self.stdout).contains(&dense(text)),
+            "stdout lacks {text:?}:\n{}",
+            self.stdout
+        );
         self
     }
 
@@ -252,7 +257,23 @@ impl Host {
         let path = self.path("/run/pct-front/calls");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         std::fs::write(&path, "").unwrap();
-        text.lines().map(str::to_owned).collect()
+        // A script among the arguments spreads a call over many lines.
+        let verbs = [
+            "exec ",
+            "push ",
+            "start ",
+            "stop ",
+            "shutdown ",
+            "reboot ",
+            "status ",
+            "config ",
+            "set ",
+            "list",
+        ];
+        text.lines()
+            .filter(|line| verbs.iter().any(|verb| line.starts_with(verb)))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Plants a fault in the `pct` front, or takes it away.

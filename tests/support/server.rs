@@ -1,5 +1,12 @@
 //! A web server that misbehaves as told: HTTP/1.1, one request a connection, faults by path and in
 //! order. It also answers as a proxy, since it takes absolute request targets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    reason = "a test ends where it is surprised"
+)]
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
