@@ -26,7 +26,7 @@ fn container(host: &Host, site: &Site, options: &[&str]) -> String {
 fn nothing_is_staged(host: &Host, ctid: &str) {
     let rest = host.inside(
         ctid,
-        "grep nvstage /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null",
+        "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null",
     );
     assert_eq!(rest.stdout, "", "staging is still there");
 }
@@ -41,7 +41,7 @@ fn an_installer_that_fails_half_way() {
     host.run(&arguments)
         .code(5)
         .says(&format!("error: container {ctid}: failed to install driver 580.76.05"))
-        .says("status 1")
+        .says("status was 1")
         .says("hint:");
     nothing_is_staged(&host, &ctid);
     host.inside(&ctid, "rm /etc/nvidia-standin/fail-after").code(0);
@@ -239,7 +239,7 @@ fn lines_of_others_are_kept_and_reported_and_the_replaced_scripts_are_adopted() 
     config.push_str(
         "lxc.mount.entry: /dev/nvidia0 /dev/nvidia0 none bind,optional,create=file 0 0\n",
     );
-    config.push_str("lxc.mount.entry: /dev/nvidia1 dev/mine none bind 0 0\n");
+    config.push_str("lxc.mount.entry: /dev/nvidia1 dev/mine none bind,optional,create=file 0 0\n");
     config.push_str("lxc.cgroup2.devices.allow: c 511:* rwm\n");
     config.push_str("\n[before]\narch: amd64\nlxc.mount.entry: /dev/nvidia0 /dev/nvidia0 none bind,optional,create=file 0 0\n");
     std::fs::write(host.config_path(&ctid), &config).unwrap();
@@ -250,7 +250,10 @@ fn lines_of_others_are_kept_and_reported_and_the_replaced_scripts_are_adopted() 
     let (live, snapshot) = after.split_once("[before]").unwrap();
     assert!(live.contains("lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none"), "{live}");
     assert!(!live.contains(" /dev/nvidia0 none"), "{live}");
-    assert!(live.contains("lxc.mount.entry: /dev/nvidia1 dev/mine none bind 0 0"), "{live}");
+    assert!(
+        live.contains("lxc.mount.entry: /dev/nvidia1 dev/mine none bind,optional,create=file 0 0"),
+        "{live}"
+    );
     assert!(
         snapshot.contains("/dev/nvidia0 /dev/nvidia0 none"),
         "the snapshot changed: {snapshot}"

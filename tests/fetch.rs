@@ -417,11 +417,11 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     let (server, content) = (Server::start(), content());
     let mut wanted = artifact(&content, &[server.file(PATH, &content)]);
     let known = on_a_small_disk(&wanted);
-    assert!(known.contains("no space left") && known.contains("3000000 more bytes"), "{known}");
+    assert!(known.contains("no space is left") && known.contains("3000000 more bytes"), "{known}");
     // Nobody says beforehand how large it is: the disk fills up on the way.
     wanted.size = None;
     server.faults(PATH, [Fault::Longer(0)]);
-    assert!(on_a_small_disk(&wanted).contains("no space left"));
+    assert!(on_a_small_disk(&wanted).contains("no space is left"));
 }
 
 /// Obtains something into a cache on a file system of one megabyte, in a mount namespace of its

@@ -311,7 +311,7 @@ fn a_full_disk_leaves_nothing() {
             let cache = Cache::open(directory.path(), &Cancel::never().unwrap()).unwrap();
             let world = World { directory, cache };
             let text = world.refused(&content);
-            assert!(text.contains("no space left"), "{text}");
+            assert!(text.contains("no space is left"), "{text}");
             nix::mount::umount2(world.directory.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
         });
     });

@@ -43,7 +43,7 @@ impl Scene {
         let whole = config == before || config.matches("lxc.mount.entry").count() == 5;
         assert!(whole, "a half-written configuration:\n{config}");
         if self.host.init(&self.ctid) != 0 {
-            let look = "grep nvstage /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null; ps -e -o args 2>/dev/null | grep -E '[n]vidia-installer|[a]pt-get'";
+            let look = "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null; ps -e -o args 2>/dev/null | grep -E '[n]vidia-installer|[a]pt-get'";
             assert_eq!(self.host.inside(&self.ctid, look).stdout, "");
         }
     }
@@ -151,7 +151,9 @@ fn a_kill_while_installing() {
     });
     signal(&child, "-KILL");
     child.wait().unwrap();
-    scene.host.shell(&format!("pkill -9 -f 'lxc-attach -n {} --keep-env -- env -i'; true", scene.ctid));
+    scene
+        .host
+        .shell(&format!("pkill -9 -f 'lxc-attach -n {} --keep-env -- env -i'; true", scene.ctid));
     scene
         .host
         .inside(&scene.ctid, "pkill -9 nvidia-inst; rm /etc/nvidia-standin/sleep-after")
@@ -159,7 +161,10 @@ fn a_kill_while_installing() {
     // What was staged is taken over by the next run.
     scene.finishes(&recipe);
     assert_eq!(
-        scene.host.inside(&scene.ctid, "grep nvstage /proc/mounts; ls -d /var/lib/nvstage").stdout,
+        scene
+            .host
+            .inside(&scene.ctid, "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage")
+            .stdout,
         ""
     );
 }

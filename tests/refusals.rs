@@ -69,12 +69,12 @@ fn malformed_assignments() {
     let host = host();
     let ctid = host.container("privileged", &[]);
     for (gpus, why) in [
-        ("0,,1", "an index is missing"),
+        ("0,,1", "nothing before or after a comma"),
         ("a", "`a`"),
-        ("0,0", "twice"),
+        ("0,0", "`0` is there twice"),
         ("", "empty"),
-        ("7", "this host has 0 (nvidia0"),
-        ("all,1", "`all`"),
+        ("7", "it has 0 (nvidia0"),
+        ("all,1", "`all` stands alone"),
     ] {
         let argument = format!("--gpus={gpus}");
         let run = refused(&host, &ctid, &[&argument], 2);
@@ -93,7 +93,7 @@ fn devices_that_the_host_lacks() {
         .says("modprobe nvidia-uvm");
     let host = Host::new(Kind::Pct, Nodes::None);
     let ctid = host.container("privileged", &[]);
-    refused(&host, &ctid, &["--gpus", "0"], 4).says("find an NVIDIA GPU on this host");
+    refused(&host, &ctid, &["--gpus", "0"], 4).says("find a GPU: this host has none");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn recipes_that_cannot_be_understood() {
         arguments.extend(more);
         host.run(&arguments).code(2)
     };
-    run(&["--recipe", "nosuch"]).says("cuda-12-8, driver-full, driver-only");
+    run(&["--recipe", "nosuch"]).says("cuda-12-8, driver-only, driver-full");
     run(&["--set", "drvier=1"]).says("driver");
     run(&["--set", "driver=abc"]).says("`abc`");
     run(&["--set", "driver"]).says("driver");

@@ -199,7 +199,8 @@ impl Staged<'_> {
         match diagnosis::diagnose(status, &ran.output, &ran.answer.text("log")) {
             Verdict::Success => Ok(()),
             Verdict::Failure { cause, hint, tail } => {
-                let error = failed().because(cause);
+                let error =
+                    failed().because(format!("{cause} (the installer's status was {status})"));
                 let error = if tail.is_empty() { error } else { error.because(tail) };
                 Err(error.hint(hint))
             }

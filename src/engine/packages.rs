@@ -52,7 +52,7 @@ pub fn install(session: &Session<'_>, recipe: &Recipe, files: &[AptFile]) -> Res
 
 /// The lines of apt's output that say why, or else its last ones.
 fn apts_words(output: &str) -> String {
-    let lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("@nvstage")).collect();
+    let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
     let telling = |line: &&&str| {
         ["E: ", "Err:", "dpkg: error", "W: "].iter().any(|start| line.starts_with(start))
     };

@@ -125,8 +125,9 @@ impl Facts {
             return Err(Error::install("look into the container: the answer breaks off")
                 .hint("did the container stop meanwhile? run the command again"));
         }
-        let (id, version) =
-            answer.get("os").unwrap_or_default().split_once(' ').unwrap_or_default();
+        // Rolling distributions have no version.
+        let mut os = answer.get("os").unwrap_or_default().split_whitespace();
+        let (id, version) = (os.next().unwrap_or("unknown"), os.next().unwrap_or_default());
         Ok(Self {
             distribution: format!("{id}{}", version.replace('.', "")),
             architecture: Architecture::parse(answer.get("machine").unwrap_or_default())?,

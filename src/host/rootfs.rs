@@ -34,7 +34,9 @@ impl ContainerRoot {
     fn resolve(&self, path: &str, flags: OFlag) -> io::Result<File> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
-        Ok(openat2(self.root.as_fd(), path.trim_start_matches('/'), how)?.into())
+        let path = path.trim_start_matches('/');
+        let path = if path.is_empty() { "." } else { path };
+        Ok(openat2(self.root.as_fd(), path, how)?.into())
     }
 
     /// Opens a regular file. A FIFO or a device is refused, and opening it has no effect.

@@ -128,10 +128,8 @@ pub struct Ran {
     pub ended: Ended,
     /// What it answered.
     pub answer: Answer,
-    /// All it printed, the answers included.
+    /// Everything else it printed, standard error last.
     pub output: String,
-    /// The last lines it said, for an error message.
-    pub tail: String,
 }
 
 impl Session<'_> {
@@ -199,8 +197,11 @@ impl Session<'_> {
                 .hint("is the container running, with `sh`, `env` and `timeout` in it?")
                 .on(self.ctid));
         }
-        let output = format!("{stdout}{}", String::from_utf8_lossy(&finished.stderr));
-        Ok(Ran { ended: finished.ended, tail: finished.tail(), output, answer })
+        let is_talk = |line: &&str| !line.starts_with("@nvstage ");
+        let mut output = stdout.lines().filter(is_talk).collect::<Vec<_>>().join("\n");
+        output.push('\n');
+        output.push_str(&String::from_utf8_lossy(&finished.stderr));
+        Ok(Ran { ended: finished.ended, output, answer })
     }
 
     /// Starts the container and waits until its first process is there; returns its number.
