@@ -256,7 +256,11 @@ fn edited_but_not_restarted_is_restarted_the_next_time() {
     });
     first.kill().unwrap();
     first.wait().unwrap();
-    host.shell(&format!("pkill -9 -f 'pct shutdown {ctid}'"));
+    // Its worker is a session of its own, and holds the lock on the configuration.
+    host.shell(&format!(
+        "for fd in /proc/[0-9]*/fd/*; do case $(readlink $fd) in *pve-config-{ctid}.lock) \
+         kill -9 $(echo $fd | cut -d/ -f3);; esac; done"
+    ));
     host.fault("stop-hangs", false);
     host.run(&arguments).code(0).shows("restarted: it was started without");
 }

@@ -73,7 +73,7 @@ fn malformed_assignments() {
         ("a", "`a`"),
         ("0,0", "`0` is there twice"),
         ("", "empty"),
-        ("7", "it has 0 (nvidia0"),
+        ("7", "it has 0 (NVIDIA GeForce RTX 3090, 0000:01:00.0)"),
         ("all,1", "`all` stands alone"),
     ] {
         let argument = format!("--gpus={gpus}");

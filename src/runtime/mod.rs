@@ -253,9 +253,10 @@ impl Session<'_> {
         Error::restart(format!("{verb} the container"))
             .because(finished.ended)
             .because(finished.tail())
-            .hint(match self.runtime.name() {
-                "pct" => format!("`pct start {} --debug 1` shows the reason", self.ctid),
-                _ => format!("`lxc-start -F -n {}` shows the reason", self.ctid),
+            .hint(match (self.runtime.name(), verb) {
+                ("pct", "start") => format!("`pct start {} --debug 1` shows the reason", self.ctid),
+                (_, "start") => format!("`lxc-start -F -n {}` shows the reason", self.ctid),
+                _ => "stop it by hand, and run the command again".to_owned(),
             })
             .on(self.ctid)
     }
