@@ -96,14 +96,14 @@ impl Printer {
     /// Prints what is in the cache after `prefetch`.
     pub fn prefetched(&self, prefetched: &Prefetched) {
         self.result(prefetched, || {
-            let mut table = table(["file", "for", "size", "trust", "time"]);
+            let mut table = table(["for", "size", "trust", "time", "file"]);
             for item in &prefetched.items {
                 table.add_row([
-                    item.name.clone(),
                     item.purpose.clone(),
                     HumanBytes(item.bytes).to_string(),
                     format!("{:?}", item.trust).to_lowercase(),
                     format!("{:.1} s", item.seconds),
+                    item.name.clone(),
                 ]);
             }
             format!("{table}\nverified, in {}\n", prefetched.cache)

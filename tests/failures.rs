@@ -1,6 +1,14 @@
 //! Things that go wrong in the middle: a diagnosis, the right exit code, nothing left behind, and
 //! the next run finishes.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 mod support;
 
 use std::time::Duration;

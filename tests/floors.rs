@@ -1,5 +1,13 @@
 //! Imports go down only: the floors of `src/lib.rs` hold.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,13 @@
 //! The hot mount: what appears inside cannot be written, not even after a remount.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 use std::process::{Child, Command, Stdio};
 
 use nvstage::host::mount;

@@ -1,6 +1,14 @@
 //! SIGINT and SIGTERM during each step, and a kill: staging is undone, the configuration whole, and
 //! the next run finishes.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 mod support;
 
 use std::process::{Child, Stdio};

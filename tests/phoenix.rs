@@ -1,5 +1,13 @@
 //! The contract of the Phoenix Hypervisor's script: variables, exit codes, log lines.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 mod support;
 
 use std::process::Command;
@@ -22,7 +30,7 @@ fn script(host: &Host) -> Command {
     command
 }
 
-fn variables<'a>(gpus: &'a str) -> [(&'static str, &'a str); 4] {
+fn variables(gpus: &str) -> [(&'static str, &str); 4] {
     [
         ("GPU_ASSIGNMENT", gpus),
         ("NVIDIA_DRIVER_VERSION", VERSION),

@@ -1,5 +1,13 @@
 //! The main job on real containers: from bare to verified, and again.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 mod support;
 
 use support::{Host, Kind, Nodes, Site, VERSION};

@@ -1,5 +1,13 @@
 //! Bad input: a clear error, the right exit code, nothing half-done.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
 mod support;
 
 use support::{Host, Kind, Nodes, Site, VERSION};

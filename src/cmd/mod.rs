@@ -146,10 +146,9 @@ impl RecipeArguments {
 
     fn load(&self, context: &Context<'_>) -> Result<Recipe> {
         let name = &self.recipe;
-        if !name.contains('/') && !name.ends_with(".toml") {
-            if let Some(recipe) = Recipe::shipped(name) {
-                return recipe;
-            }
+        let is_path = name.contains('/') || name.ends_with(".toml");
+        if let (false, Some(recipe)) = (is_path, Recipe::shipped(name)) {
+            return recipe;
         }
         let own = context.host.paths.recipes().join(format!("{name}.toml"));
         let path = if own.exists() { own } else { PathBuf::from(name) };
@@ -169,7 +168,7 @@ impl TargetArguments {
     /// Invalid input.
     pub fn resolve(&self, recipe: Recipe) -> Result<Request> {
         if let Some(path) = &self.from {
-            return self.from_file(path, recipe);
+            return self.of_file(path, recipe);
         }
         if self.containers.is_empty() {
             return Err(Error::input("find out which container: none is named")
@@ -187,7 +186,7 @@ impl TargetArguments {
         Ok(Request { recipe, targets })
     }
 
-    fn from_file(&self, path: &std::path::Path, recipe: Recipe) -> Result<Request> {
+    fn of_file(&self, path: &std::path::Path, recipe: Recipe) -> Result<Request> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::input(format!("read `{}`", path.display())).because(error))?;
         let configs = crate::phoenix::PhoenixConfigs::parse(&text, &path.to_string_lossy())?;

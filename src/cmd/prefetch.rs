@@ -89,13 +89,13 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Prefetched> {
         seconds: (all - unpacking).max(0.0),
     }];
     if distributions.is_empty() {
-        supplies.record(&recipe, ("any", architecture), (&driver, &version), None)?;
+        supplies.record(&recipe, ("any", architecture), &driver, None)?;
     }
     for distribution in &distributions {
         let began = Instant::now();
         let repository = supplies.repository(&recipe, distribution, architecture)?;
         let target = (distribution.as_str(), architecture);
-        supplies.record(&recipe, target, (&driver, &version), Some(&repository))?;
+        supplies.record(&recipe, target, &driver, Some(&repository))?;
         items.push(key_item(&repository, distribution, began.elapsed().as_secs_f64()));
     }
     Ok(Prefetched {

@@ -217,7 +217,7 @@ impl Job<'_> {
     fn record(&self, distribution: &str, repository: &Repository, driver: &Driver) -> Result<()> {
         let Means { wish, supplies, .. } = self.means;
         let target = (distribution, wish.architecture);
-        supplies.record(&wish.recipe, target, (driver, &wish.version), Some(repository))
+        supplies.record(&wish.recipe, target, driver, Some(repository))
     }
 
     fn passthrough(&mut self, outside: &Outside, plan: &Plan) -> Result<()> {

@@ -96,12 +96,13 @@ impl Supplies<'_> {
         architecture: Architecture,
     ) -> Result<(Artifact, Option<Driver>)> {
         let mut artifact = recipe.installer(version, architecture)?;
-        let mut trust = Trust::Pinned;
-        if artifact.digest.is_none() {
-            if let Some(locked) = self.locked_installer(recipe, version, &artifact.name) {
-                (artifact.digest, artifact.size) = (Some(locked.sha256), Some(locked.size));
-                trust = locked.trust;
-            }
+        let locked = match artifact.digest {
+            Some(_) => None,
+            None => self.locked_installer(recipe, version, &artifact.name),
+        };
+        let trust = locked.as_ref().map_or(Trust::Pinned, |locked| locked.trust);
+        if let Some(locked) = locked {
+            (artifact.digest, artifact.size) = (Some(locked.sha256), Some(locked.size));
         }
         let Some(digest) = artifact.digest else { return Ok((artifact, None)) };
         let Some(file) = self.cache.find(&digest, self.events)? else {
@@ -220,12 +221,11 @@ impl Supplies<'_> {
         &self,
         recipe: &Recipe,
         target: (&str, Architecture),
-        driver: (&Driver, &DriverVersion),
+        driver: &Driver,
         repository: Option<&Repository>,
     ) -> Result<()> {
-        let (driver, version) = driver;
         let installer = LockedInstaller {
-            version: version.clone(),
+            version: driver.tree.version().clone(),
             name: driver.name.clone(),
             sha256: *driver.file.digest(),
             size: driver.file.size(),

@@ -162,7 +162,7 @@ impl Fetcher {
                 }
             }
         }
-        Err(error.hint("check the network, the proxy and the URL; what was received is kept"))
+        Err(error.hint("check the network, the proxy and the URL"))
     }
 
     /// One URL, until it succeeds, fails for good, or makes no progress any more.
