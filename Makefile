@@ -7,25 +7,30 @@ SHELL := /bin/bash
 CARGO := cargo
 WORLD := tests/world
 
-.PHONY: build demo test check bench clean
+.PHONY: tools build demo test check bench clean
 
-build:
+# What compiling needs beside a Rust toolchain.
+tools:
+	@command -v $(CARGO) >/dev/null || { echo "a Rust toolchain, 1.95 or newer, is needed"; exit 1; }
+	@command -v cc >/dev/null || { apt-get update && apt-get install -y gcc libc6-dev; }
+
+build: tools
 	$(CARGO) build --release --locked
 
 demo: build
 	$(WORLD)/prepare
 	$(WORLD)/enter $(WORLD)/demo target/release/nvstage
 
-test:
+test: tools
 	$(WORLD)/prepare
 	$(CARGO) test --locked --no-run
 	$(WORLD)/enter $(CARGO) test --locked --offline
 
-check:
+check: tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
-	if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans; \
-	else echo "cargo-deny is not installed: licences are not checked"; fi
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check licenses bans
 
 bench: build
 	$(WORLD)/prepare

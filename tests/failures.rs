@@ -101,6 +101,29 @@ fn no_room_for_the_driver_is_seen_before_anything_is_touched() {
 }
 
 #[test]
+fn a_disk_that_runs_full_while_the_installer_writes() {
+    let (host, site) = (host(), Site::new());
+    let ctid = container(&host, &site, &["upper-size=24M"]);
+    let recipe = site.driver_only();
+    host.inside(&ctid, "echo 3 3 > /etc/nvidia-standin/sleep-after").code(0);
+    let mut command = host.nvstage();
+    command.args(["provision", &ctid, "--gpus", "0", "--recipe", &recipe]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        let look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
+        host.inside(&ctid, look).stdout.contains("sleep 3")
+    });
+    host.inside(&ctid, "dd if=/dev/zero of=/filler bs=64k 2>/dev/null; true").code(0);
+    let run: support::Run = child.wait_with_output().unwrap().into();
+    run.code(5).says("the container's disk is full").says("enlarge the container's disk");
+    nothing_is_staged(&host, &ctid);
+    host.inside(&ctid, "rm /filler /etc/nvidia-standin/sleep-after").code(0);
+    host.run(&["provision", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);
+    host.run(&["verify", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);
+}
+
+#[test]
 fn apt_that_fails_to_configure_a_package() {
     let (host, site) = (host(), Site::with_repository("cuda-broken"));
     let ctid = container(&host, &site, &[]);

@@ -69,7 +69,7 @@ pub struct SourceArguments {
 /// Which containers, and how they are driven.
 #[derive(Debug, Clone, Args)]
 pub struct TargetArguments {
-    /// Containers
+    /// Containers: numbers on Proxmox VE, names of plain LXC
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
     /// GPUs to pass through: none, all, or indices in PCI order (0,1)
@@ -78,8 +78,8 @@ pub struct TargetArguments {
     /// Containers, GPUs, versions and URLs from a phoenix_lxc_configs.json
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
-    /// How containers are driven
-    #[arg(long, value_enum, default_value_t = RuntimeArgument::Auto)]
+    /// How containers are driven: auto, pct, or lxc
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeArgument::Auto)]
     pub runtime: RuntimeArgument,
 }
 

@@ -22,8 +22,8 @@ pub struct Arguments {
     pub(crate) recipe: RecipeArguments,
     #[command(flatten)]
     pub(crate) sources: SourceArguments,
-    /// How the installer gets inside: mount (nothing is copied) or push
-    #[arg(long, value_enum, default_value_t = StageArgument::Mount)]
+    /// How the installer gets inside: mount (nothing is copied), or push
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = StageArgument::Mount)]
     pub(crate) stage: StageArgument,
     /// Stop a container again at the end that was stopped before
     #[arg(long)]
