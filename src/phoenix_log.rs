@@ -11,6 +11,7 @@ use jiff::Zoned;
 use crate::error::ExitCode;
 use crate::event::{Event, Events};
 use crate::phoenix::{Level, log_line};
+use crate::printer::harmless;
 
 /// The open log.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl PhoenixLog {
     fn write(&self, level: Level, text: &str) {
         for part in text.lines().filter(|part| !part.trim().is_empty()) {
             let now = Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
-            let line = log_line(&now, level, part.trim());
+            let line = log_line(&now, level, &harmless(part.trim()));
             // Nobody is left to tell of a stream that is gone.
             let _ = match level {
                 Level::Info => writeln!(io::stdout().lock(), "{line}"),

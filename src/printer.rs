@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use comfy_table::{ContentArrangement, Table};
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cmd::plan::{ContainerPlan, Plans};
@@ -133,10 +133,11 @@ impl Printer {
             },
         };
         // A reader that went away is no error of ours.
-        let _ = io::stdout().lock().write_all(text.as_bytes());
+        let _ = io::stdout().lock().write_all(harmless(&text).as_bytes());
     }
 
     fn say(&self, text: &str) {
+        let text = harmless(text);
         self.bar.suspend(|| {
             let _ = writeln!(io::stderr().lock(), "{text}");
         });
@@ -232,7 +233,20 @@ fn plan_text(plan: &ContainerPlan) -> String {
     text
 }
 
-/// A duration in words, for a closing line.
-pub fn in_words(duration: Duration) -> String {
-    HumanDuration(duration).to_string()
+/// The text without control characters: words of a container's programs are part of messages, and
+/// must not steer the terminal of whoever reads them.
+pub fn harmless(text: &str) -> String {
+    let replaced =
+        |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
+    text.chars().map(replaced).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+    }
 }

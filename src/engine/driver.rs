@@ -201,7 +201,11 @@ impl Staged<'_> {
             Verdict::Failure { cause, hint, tail } => {
                 let error =
                     failed().because(format!("{cause} (the installer's status was {status})"));
-                let error = if tail.is_empty() { error } else { error.because(format!("the end of its log:\n{tail}")) };
+                let error = if tail.is_empty() {
+                    error
+                } else {
+                    error.because(format!("the end of its log:\n{tail}"))
+                };
                 Err(error.hint(hint))
             }
         }

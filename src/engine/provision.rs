@@ -259,7 +259,7 @@ impl Job<'_> {
                 Power::Start => (job.session.start()?, Outcome::Changed("started".to_owned())),
                 Power::Restart(why) => {
                     job.session.stop()?;
-                    (job.session.start()?, Outcome::Changed(format!("restarted: {why}")))
+                    (job.session.start_regardless()?, Outcome::Changed(format!("restarted: {why}")))
                 }
             };
             configure::confirm(job.session, outside, &job.means.wish.nodes)?;

@@ -239,6 +239,9 @@ impl Supplies<'_> {
         let lock = Lock::new(recipe.name(), target, installer, key);
         let (distribution, architecture) = target;
         let name = Lock::file_name(recipe.name(), distribution, architecture);
+        if read_lock(&self.cache.locks().join(&name)).is_ok_and(|old| old.as_ref() == Some(&lock)) {
+            return Ok(());
+        }
         self.cache.write_lock(&name, &lock.to_text())
     }
 }

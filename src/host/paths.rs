@@ -46,9 +46,10 @@ impl Paths {
         self.at("var/log/phoenix_hypervisor.log")
     }
 
-    /// Locks of this program, one per container, `/run/lock/nvstage`.
+    /// Locks of this program, one per container, `/run/nvstage`: not below `/run/lock`, where
+    /// every user may make a directory first.
     pub fn locks(&self) -> PathBuf {
-        self.at("run/lock/nvstage")
+        self.at("run/nvstage")
     }
 
     /// Recipes of the machine's administrator, `/etc/nvstage/recipes`.

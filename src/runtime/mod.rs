@@ -209,7 +209,18 @@ impl Session<'_> {
     /// # Errors
     /// Restart error.
     pub fn start(&self) -> Result<u32> {
-        let finished = self.host.processes.run(self.runtime.start_command(self.ctid), self.log)?;
+        self.host.cancel.check()?;
+        self.start_regardless()
+    }
+
+    /// The same, although the work was asked to stop: a container that we have stopped is not
+    /// left behind like that.
+    ///
+    /// # Errors
+    /// Restart error.
+    pub fn start_regardless(&self) -> Result<u32> {
+        let command = self.runtime.start_command(self.ctid);
+        let finished = self.host.processes.run_regardless(command, self.log)?;
         if !finished.succeeded() {
             return Err(self.state_error("start", &finished));
         }
