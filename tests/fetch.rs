@@ -22,9 +22,12 @@ use nvstage::event::{Event, Events, Silent};
 use nvstage::fetch::{FetchOptions, Fetcher};
 use nvstage::host::cancel::Cancel;
 
+#[path = "support/runfile.rs"]
+mod runfile;
 #[path = "support/server.rs"]
 mod server;
 
+use runfile::{Packing, RunFile};
 use server::{Authority, Fault, Server};
 
 const PATH: &str = "/NVIDIA-Linux-x86_64-580.76.05.run";
@@ -449,67 +452,65 @@ fn on_a_small_disk(wanted: &Artifact) -> String {
     })
 }
 
-/// Runs the test `child` of this program in a process of its own, with this environment.
-fn in_child(cache: &Path, url: &str, environment: &[(&str, &str)]) -> std::process::Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
+/// The program itself, with an environment of its own, fetching a small installer from `url`.
+fn prefetch(cache: &Path, url: &str, environment: &[(&str, &str)]) -> std::process::Output {
+    let (content, recipe) = (installer(), cache.with_extension("toml"));
+    let text = format!(
+        "schema = 1\nname = \"one\"\ndescription = \"one\"\n\
+         [driver]\nversion = \"580.76.05\"\nurls.x86_64 = [\"{url}\"]\n\
+         [[driver.pins]]\nversion = \"580.76.05\"\narchitecture = \"x86_64\"\n\
+         sha256 = \"{}\"\nsize = {}\n",
+        Digest::of(&content),
+        content.len()
+    );
+    fs::write(&recipe, text).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_nvstage"))
+        .args(["prefetch", "--timeout", "1", "--recipe"])
+        .arg(&recipe)
+        .arg("--cache")
+        .arg(cache)
         .env_remove("no_proxy")
         .env_remove("NO_PROXY")
-        .env("NVSTAGE_TEST_CACHE", cache)
-        .env("NVSTAGE_TEST_URL", url)
         .envs(environment.iter().copied())
         .output()
         .unwrap()
 }
 
-#[test]
-#[ignore = "the other half of tests that need an environment of their own"]
-fn child() {
-    let (cache, url) = (std::env::var("NVSTAGE_TEST_CACHE"), std::env::var("NVSTAGE_TEST_URL"));
-    let (Ok(cache), Ok(url)) = (cache, url) else { return };
-    let mut wanted = artifact(&content(), &[url]);
-    let cache = Cache::open(Path::new(&cache), &Cancel::never().unwrap()).unwrap();
-    if std::env::var("NVSTAGE_TEST_PUBLISHED").is_ok() {
-        wanted.digest = Some(cache.read_published_digest(&wanted, &fetcher()).unwrap());
-    }
-    if let Err(error) = cache.obtain(&wanted, &fetcher(), &Silent) {
-        panic!("{error}");
-    }
+fn installer() -> Vec<u8> {
+    RunFile::new("580.76.05").library("libcuda.so.580.76.05", &content()).build(Packing::Zstd)
 }
 
 #[test]
 fn a_proxy_of_the_environment_is_used() {
     let (proxy, directory) = (Server::start(), tempfile::tempdir().unwrap());
-    proxy.file(PATH, &content());
+    proxy.file(PATH, &installer());
     let url = format!("http://nvidia.invalid{PATH}");
-    let ran = in_child(directory.path(), &url, &[("http_proxy", &proxy.url(""))]);
+    let ran = prefetch(&directory.path().join("cache"), &url, &[("http_proxy", &proxy.url(""))]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     assert_eq!(proxy.requests()[0].target, url);
 }
 
 #[test]
 fn https_needs_an_authority_that_the_host_trusts() {
-    let (authority, content) = (Authority::new(), content());
+    let authority = Authority::new();
     let server = Server::with_tls(&authority);
-    let url = server.file(PATH, &content);
-    let line = format!("{}  {}\n", Digest::of(&content), &PATH[1..]);
-    server.file(&format!("{PATH}.sha256sum"), line.as_bytes());
+    let url = server.file(PATH, &installer());
     let directory = tempfile::tempdir().unwrap();
     let pem = directory.path().join("ca.pem");
     fs::write(&pem, authority.pem()).unwrap();
     let cache = directory.path().join("cache");
     let trusted = ("SSL_CERT_FILE", pem.to_str().unwrap());
-    let ran = in_child(&cache, &url, &[trusted, ("NVSTAGE_TEST_PUBLISHED", "1")]);
+    let ran = prefetch(&cache, &url, &[trusted]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let other = directory.path().join("other");
-    let ran = in_child(&other, &url, &[]);
+    let ran = prefetch(&other, &url, &[]);
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(!ran.status.success() && text.contains("certificate"), "{text}");
 }
 
 #[test]
 fn https_is_not_left_by_a_redirect() {
-    let (authority, plain, content) = (Authority::new(), Server::start(), content());
+    let (authority, plain, content) = (Authority::new(), Server::start(), installer());
     let server = Server::with_tls(&authority);
     let url = server.url(PATH);
     server.faults(PATH, [Fault::Redirect(plain.file(PATH, &content))]);
@@ -517,7 +518,7 @@ fn https_is_not_left_by_a_redirect() {
     let pem = directory.path().join("ca.pem");
     fs::write(&pem, authority.pem()).unwrap();
     let trusted = ("SSL_CERT_FILE", pem.to_str().unwrap());
-    let ran = in_child(&directory.path().join("cache"), &url, &[trusted]);
+    let ran = prefetch(&directory.path().join("cache"), &url, &[trusted]);
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(!ran.status.success() && text.contains("https to plain http"), "{text}");
     assert_eq!(plain.requests().len(), 0);
@@ -525,13 +526,14 @@ fn https_is_not_left_by_a_redirect() {
 
 #[test]
 fn another_process_is_waited_for() {
-    let (server, content) = (Server::start(), content());
+    let (server, content) = (Server::start(), installer());
     let url = server.file(PATH, &content);
     server.faults(PATH, [Fault::StallAfter(500_000)]);
     let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("cache");
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| assert!(in_child(directory.path(), &url, &[]).status.success()));
+            scope.spawn(|| assert!(prefetch(&cache, &url, &[]).status.success()));
         }
     });
     assert_eq!(server.bytes_sent(), content.len() as u64);

@@ -255,21 +255,24 @@ fn edited_but_not_restarted_is_restarted_the_next_time() {
     let site = Site::new();
     let ctid = host.container("privileged", &[]);
     host.start(&ctid);
-    host.fault("stop-hangs", true);
     let recipe = site.driver_only();
     let arguments = ["provision", &ctid, "--gpus", "0", "--recipe", &recipe];
+    // What a run leaves that was killed between the edit and the restart.
+    let bare = host.config(&ctid);
+    host.fault("stop-hangs", true);
     let mut first = host.nvstage().args(arguments).spawn().unwrap();
     support::eventually("the configuration is edited", std::time::Duration::from_secs(30), || {
-        host.config(&ctid).contains("nvidia0")
+        host.config(&ctid) != bare
     });
+    let edited = host.config(&ctid);
     first.kill().unwrap();
     first.wait().unwrap();
-    // Its worker is a session of its own, and holds the lock on the configuration.
-    host.shell(&format!(
-        "for fd in /proc/[0-9]*/fd/*; do case $(readlink $fd) in *pve-config-{ctid}.lock) \
-         kill -9 $(echo $fd | cut -d/ -f3);; esac; done"
-    ));
+    host.shell(&format!("lxc-stop -k -n {ctid}"));
+    host.release(&format!("/run/lock/lxc/pve-config-{ctid}.lock"));
     host.fault("stop-hangs", false);
+    std::fs::write(host.config_path(&ctid), bare).unwrap();
+    host.start(&ctid);
+    std::fs::write(host.config_path(&ctid), edited).unwrap();
     host.run(&arguments).code(0).shows("restarted: it was started without");
 }
 

@@ -114,6 +114,8 @@ pub(super) fn obtain(
     }
     remove_leftovers(trees)?;
     let began = Instant::now();
+    let step = format!("unpack {}", installer.name);
+    events.emit(Event::StepStarted { container: None, step: step.clone() });
     let temporary = trees.join(format!(".tmp-{hex}"));
     files::remove_tree(&temporary)?;
     let unpacked = build(&temporary, (file, &header), cancel)
@@ -125,6 +127,8 @@ pub(super) fn obtain(
     }
     let mut tree = Tree::open(&directory)?;
     tree.unpacked_in = began.elapsed();
+    let outcome = format!("{} files", tree.index.files.len());
+    events.emit(Event::StepEnded { container: None, step, outcome, took: tree.unpacked_in });
     Ok(tree)
 }
 

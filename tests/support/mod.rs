@@ -276,6 +276,17 @@ impl Host {
             .collect()
     }
 
+    /// Ends whatever holds a lock: the worker of a `pct` that was told to hang is a session of its
+    /// own, and may not even have begun when its caller is killed.
+    #[track_caller]
+    pub fn release(&self, lock: &str) {
+        let kill = format!(
+            "for fd in /proc/[0-9]*/fd/*; do [ \"$(readlink $fd)\" = {lock} ] && kill -9 $(echo $fd | cut -d/ -f3); done; \
+             flock -w 0.2 {lock} true"
+        );
+        eventually("the lock is free", Duration::from_secs(10), || self.shell(&kill).code == 0);
+    }
+
     /// Plants a fault in the `pct` front, or takes it away.
     pub fn fault(&self, name: &str, planted: bool) {
         let path = self.path(&format!("/run/pct-front/{name}"));
