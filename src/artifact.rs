@@ -1,5 +1,7 @@
 //! A wanted file: what it is called, where it may be found, and what it must be.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -28,6 +30,16 @@ pub enum Trust {
     Fingerprint,
     /// Published beside the file by the same server, over TLS only; allowed by an explicit flag.
     Tls,
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pinned => "pinned",
+            Self::Fingerprint => "fingerprint",
+            Self::Tls => "tls",
+        })
+    }
 }
 
 #[cfg(test)]

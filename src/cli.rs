@@ -62,7 +62,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
     if name.is_some_and(|name| name == SCRIPT_NAME) {
         let arguments = phoenix::Arguments { arguments: arguments[1..].to_vec() };
-        return as_phoenix(&arguments, Paths::live());
+        return as_phoenix(&arguments, live_paths());
     }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -85,6 +85,15 @@ pub fn run(arguments: &[String]) -> ExitCode {
         printer.error(&error);
         error.code()
     })
+}
+
+/// The machine's own paths; called by the script's name there is no option for the cache.
+fn live_paths() -> Paths {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    match std::env::var_os("NVSTAGE_CACHE").filter(|cache| !cache.is_empty()) {
+        Some(cache) => Paths::live().with_cache(cache.into()),
+        None => Paths::live(),
+    }
 }
 
 fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCode, Error> {

@@ -40,6 +40,12 @@ pub enum Event {
         /// Bytes in all, where known.
         total: Option<u64>,
     },
+    /// A line of detail that only a full log wants: a line of the configuration, what a program
+    /// inside printed.
+    Detail {
+        /// One or more lines.
+        text: String,
+    },
     /// Something worth knowing that is not a problem.
     Note {
         /// A sentence fragment.

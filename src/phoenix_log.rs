@@ -54,10 +54,14 @@ impl Events for PhoenixLog {
     fn emit(&self, event: Event) {
         match event {
             Event::StepEnded { step, outcome, .. } => {
-                self.write(Level::Info, &format!("{step}: {outcome}"));
+                let level = match outcome.starts_with("failed") {
+                    true => Level::Error,
+                    false => Level::Info,
+                };
+                self.write(level, &format!("{step}: {outcome}"));
             }
             Event::StepStarted { .. } | Event::Progress { .. } => {}
-            Event::Note { text } => self.write(Level::Info, &text),
+            Event::Detail { text } | Event::Note { text } => self.write(Level::Info, &text),
             Event::Warning { text } => self.write(Level::Info, &format!("warning: {text}")),
             Event::Failed { text } => self.write(Level::Error, &text),
         }

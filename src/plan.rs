@@ -148,12 +148,14 @@ fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
         return Power::Restart("the configuration changes".to_owned());
     }
     let Some((facts, _)) = situation.inside else { return Power::Keep };
+    let is_denied = situation.edit.foreign.iter().any(|line| line.text.contains("devices.deny"));
     let nodes = intent.nodes.iter().filter(|node| node.kind == NodeKind::File);
     for path in nodes.map(|node| &node.path) {
         // The configuration is right and the container is not: it was started with another one.
         let stale = match facts.nodes.get(path) {
-            // An empty file is the target that LXC makes for a mount.
-            Some(NodeState::Missing | NodeState::Forbidden | NodeState::Other(_)) => true,
+            Some(NodeState::Missing | NodeState::NotADevice) => true,
+            // A rule that denies it would deny it again.
+            Some(NodeState::Forbidden) => !is_denied,
             Some(NodeState::NoDriver) => situation.answering.contains(path),
             _ => false,
         };

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::cmd::plan::{ContainerPlan, Plans};
 use crate::cmd::prefetch::Prefetched;
-use crate::error::Error;
+use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::report::Report;
 
@@ -70,7 +70,11 @@ impl Printer {
             }
             let mut text = format!("{table}\n");
             for container in &report.containers {
-                let what = if container.error.is_some() { "failed" } else { "done" };
+                let what = match (&container.error, container.exit) {
+                    (_, ExitCode::Differs) => "differs",
+                    (Some(_), _) => "failed",
+                    (None, _) => "done",
+                };
                 let _ = write!(
                     text,
                     "{}: {what}, exit code {}",
@@ -101,7 +105,7 @@ impl Printer {
                 table.add_row([
                     item.purpose.clone(),
                     HumanBytes(item.bytes).to_string(),
-                    format!("{:?}", item.trust).to_lowercase(),
+                    item.trust.to_string(),
                     format!("{:.1} s", item.seconds),
                     item.name.clone(),
                 ]);
@@ -159,6 +163,7 @@ impl Printer {
                 self.say(&format!("{}{step}: {outcome} ({seconds:.1} s)", name(&container)));
             }
             Event::Progress { name, done, total } => self.progress(&name, done, total),
+            Event::Detail { .. } => {}
             Event::Note { text } => self.say(&text),
             Event::Warning { text } => self.say(&format!("warning: {text}")),
             Event::Failed { text } => self.say(&format!("error: {text}")),

@@ -73,15 +73,17 @@ fn an_installer_whose_own_sanity_check_fails_although_it_exits_with_zero() {
 fn a_file_that_cannot_be_replaced_is_found_although_the_installer_exits_with_zero() {
     let (host, site) = (host(), Site::new());
     let ctid = container(&host, &site, &[]);
-    // As libnvidia-container does it: a file of the driver is a mount of its own.
-    let bind = "touch /usr/bin/nvidia-smi && mount --bind /etc/hostname /usr/bin/nvidia-smi";
-    host.inside(&ctid, bind).code(0);
     let recipe = site.driver_only();
     let arguments = ["provision", &ctid, "--gpus", "0", "--recipe", &recipe];
-    // The restart for the new devices would take the mount away.
-    host.run(&arguments);
-    host.inside(&ctid, "nvidia-uninstall -s 2>/dev/null; touch /usr/bin/nvidia-smi; mount --bind /etc/hostname /usr/bin/nvidia-smi; : > /var/lib/nvidia/log");
-    host.run(&arguments).code(5).says("nvidia-smi");
+    host.run(&arguments).code(0);
+    // As libnvidia-container does it: a file of the driver is a mount of its own.
+    let bind = "rm /usr/bin/nvidia-smi && touch /usr/bin/nvidia-smi && mount --bind /etc/hostname /usr/bin/nvidia-smi";
+    host.inside(&ctid, bind).code(0);
+    let run = host.run(&arguments).code(5).says("failed to install driver 580.76.05");
+    run.says("nvidia-smi").says("hint:");
+    nothing_is_staged(&host, &ctid);
+    host.inside(&ctid, "umount /usr/bin/nvidia-smi").code(0);
+    host.run(&arguments).code(0);
 }
 
 #[test]
@@ -89,12 +91,14 @@ fn no_room_for_the_driver_is_seen_before_anything_is_touched() {
     let (host, site) = (host(), Site::new());
     let ctid = container(&host, &site, &["upper-size=16M"]);
     host.inside(&ctid, "dd if=/dev/zero of=/filler bs=64k 2>/dev/null; true").code(0);
+    let (before, init) = (host.config(&ctid), host.init(&ctid));
     let recipe = site.driver_only();
     host.run(&["provision", &ctid, "--gpus", "0", "--recipe", &recipe])
         .code(5)
         .says("no space inside the container")
         .says("MB needed")
         .says("pct resize");
+    assert_eq!((host.config(&ctid), host.init(&ctid)), (before, init));
     nothing_is_staged(&host, &ctid);
     host.inside(&ctid, "rm /filler").code(0);
     host.run(&["provision", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);

@@ -39,8 +39,12 @@ impl Scene {
     }
 
     fn begin(&self, recipe: &str) -> Child {
+        self.begin_with(recipe, &[])
+    }
+
+    fn begin_with(&self, recipe: &str, more: &[&str]) -> Child {
         let mut command = self.host.nvstage();
-        command.args(["provision", &self.ctid, "--gpus", "0", "--recipe", recipe]);
+        command.args(["provision", &self.ctid, "--gpus", "0", "--recipe", recipe]).args(more);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -51,9 +55,18 @@ impl Scene {
         let whole = config == before || config.matches("lxc.mount.entry").count() == 5;
         assert!(whole, "a half-written configuration:\n{config}");
         if self.host.init(&self.ctid) != 0 {
-            let look = "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null; ps -e -o args 2>/dev/null | grep -E '[n]vidia-installer|[a]pt-get'";
+            let look = "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null; true";
             assert_eq!(self.host.inside(&self.ctid, look).stdout, "");
+            let processes = self.processes();
+            for ours in ["nvidia-installer", "apt-get", "@nvstage"] {
+                assert!(!processes.contains(ours), "{ours} goes on inside: {processes}");
+            }
         }
+    }
+
+    /// The command lines of all processes inside.
+    fn processes(&self) -> String {
+        self.host.inside(&self.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
     }
 
     #[track_caller]
@@ -147,7 +160,7 @@ fn sigterm_while_installing_a_pushed_installer() {
 #[test]
 fn a_kill_while_installing() {
     let scene = Scene::new();
-    scene.host.inside(&scene.ctid, "echo 3 4 > /etc/nvidia-standin/sleep-after").code(0);
+    scene.host.inside(&scene.ctid, "echo 3 6 > /etc/nvidia-standin/sleep-after").code(0);
     let recipe = scene.site.driver_only();
     let mut child = scene.begin(&recipe);
     eventually("the installer sleeps", Duration::from_secs(60), || {
@@ -155,18 +168,14 @@ fn a_kill_while_installing() {
             .host
             .inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
             .stdout
-            .contains("sleep 4")
+            .contains("sleep 6")
     });
     signal(&child, "-KILL");
     child.wait().unwrap();
-    scene
-        .host
-        .shell(&format!("pkill -9 -f 'lxc-attach -n {} --keep-env -- env -i'; true", scene.ctid));
-    scene
-        .host
-        .inside(&scene.ctid, "pkill -9 nvidia-inst; rm /etc/nvidia-standin/sleep-after")
-        .code(0);
-    // What was staged is taken over by the next run.
+    scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
+    // The installer goes on inside, without anybody who waits for it. The next run waits for its
+    // end, and takes over what was staged.
+    assert!(scene.processes().contains("nvidia-installer"));
     scene.finishes(&recipe);
     assert_eq!(
         scene
@@ -197,4 +206,66 @@ fn sigterm_while_apt_runs() {
     scene.is_clean(&before);
     scene.host.inside(&scene.ctid, "rm /etc/apt/apt.conf.d/99slow").code(0);
     scene.finishes(&recipe);
+}
+
+/// Whatever it is doing at that moment: looking, editing, starting, copying, installing, checking.
+fn at_any_moment(stage: &'static str) {
+    for (index, delay) in [40, 120, 250, 500, 900, 1500, 2300].into_iter().enumerate() {
+        let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
+        let site = Site::new();
+        let ctid = host.container("unprivileged", &[&site.distribution()]);
+        let scene = Scene { host, site, ctid };
+        let before = scene.host.config(&scene.ctid);
+        let recipe = scene.site.recipe();
+        let child = scene.begin_with(&recipe, &["--stage", stage]);
+        std::thread::sleep(Duration::from_millis(delay));
+        signal(&child, if index % 2 == 0 { "-TERM" } else { "-INT" });
+        let run = ended(child);
+        assert!([0, 1].contains(&run.code), "after {delay} ms: {} {}", run.code, run.stderr);
+        if run.code == 1 {
+            run.says("interrupted by a signal");
+        }
+        scene.is_clean(&before);
+        scene.finishes(&recipe);
+    }
+}
+
+#[test]
+fn at_any_moment_of_a_mounted_installation() {
+    at_any_moment("mount");
+}
+
+#[test]
+fn at_any_moment_of_a_pushed_installation() {
+    at_any_moment("push");
+}
+
+#[test]
+fn containers_that_were_not_reached_are_not_touched() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
+    let second = scene.host.container("privileged", &[]);
+    let before = scene.host.config(&second);
+    let child = scene.begin_with(&scene.site.driver_only(), &[&second]);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 60")
+    });
+    signal(&child, "-INT");
+    ended(child).code(1).says("interrupted by a signal");
+    assert_eq!(scene.host.config(&second), before);
+    assert_eq!(scene.host.init(&second), 0);
+}
+
+#[test]
+fn a_container_that_was_stopped_is_stopped_again_also_when_interrupted() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    let child = scene.begin_with(&scene.site.driver_only(), &["--restore-state"]);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 60")
+    });
+    signal(&child, "-TERM");
+    ended(child).code(1).says("interrupted by a signal").shows("stopped again");
+    assert_eq!(scene.host.init(&scene.ctid), 0);
 }

@@ -103,6 +103,37 @@ fn the_other_exit_codes() {
 }
 
 #[test]
+fn a_whole_installation_and_the_same_again() {
+    let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
+    let site = Site::new();
+    let ctid = host.container("unprivileged", &[&site.distribution()]);
+    // The administrator's own recipe under the default's name pins the stand-ins.
+    host.shell("mkdir -p /etc/nvstage/recipes").code(0);
+    let own = host.path("/etc/nvstage/recipes/cuda-12-8.toml");
+    std::fs::copy(site.recipe(), own).unwrap();
+    let call = || -> Run {
+        let mut command = script(&host);
+        command.arg(&ctid).envs(variables("0")).env("NVIDIA_REPO_URL", site.server.url("/cuda/"));
+        let run = site.server.url("/installer/NVIDIA-Linux-x86_64-580.76.05.run");
+        command.env("NVIDIA_RUNFILE_URL", run).output().unwrap().into()
+    };
+    let run = call().code(0);
+    assert!(run.stdout.lines().all(is_log_line), "{}", run.stdout);
+    for text in [
+        "added `lxc.mount.entry: /dev/nvidia0 dev/nvidia0",
+        "running NVIDIA-Linux-x86_64-580.76.05.run inside",
+        "nvidia-smi: status 0",
+        "Driver Version: 580.76.05",
+    ] {
+        assert!(run.stdout.contains(text), "the log lacks {text:?}:\n{}", run.stdout);
+    }
+    assert!(run.stdout.trim_end().ends_with("completed successfully"), "{}", run.stdout);
+    let init = host.init(&ctid);
+    call().code(0).shows("driver: unchanged");
+    assert_eq!(host.init(&ctid), init);
+}
+
+#[test]
 fn the_verb_is_the_same_as_the_name() {
     let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
     let ctid = host.container("privileged", &[]);

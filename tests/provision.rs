@@ -207,6 +207,9 @@ fn plan_shows_everything_and_touches_nothing() {
     host.run(&["verify", &ctid, "--gpus", "0,1", "--recipe", &recipe])
         .code(0)
         .shows("nodes passed");
+    // A package on hold is an installed one.
+    host.inside(&ctid, "apt-mark hold nvtop").code(0);
+    host.run(&plan).code(0);
 }
 
 #[test]

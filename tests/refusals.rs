@@ -45,6 +45,17 @@ fn containers_that_are_not_here() {
 }
 
 #[test]
+fn verify_and_plan_say_what_is_wrong_too() {
+    let host = host();
+    host.run(&["verify", "999999", "--gpus", "0"])
+        .code(3)
+        .says("container 999999: failed to find it");
+    host.run(&["plan", "999999", "--gpus", "0"])
+        .code(3)
+        .shows("container 999999: failed to find it");
+}
+
+#[test]
 fn names_that_no_container_can_have() {
     let host = host();
     for name in ["-1", "0100", "12", "abc", "../201", "1234567890", "201;reboot", ""] {
@@ -163,10 +174,10 @@ fn a_container_without_apt_or_with_musl() {
         .code(5)
         .says("it has no `apt-get`")
         .says("driver-only");
-    host.inside(&ctid, "touch /lib/ld-musl-x86_64.so.1").code(0);
+    host.inside(&ctid, "mv /usr/bin/getconf /usr/bin/getgone").code(0);
     host.run(&["provision", &ctid, "--gpus", "0", "--recipe", &site.driver_only()])
         .code(5)
-        .says("C library is musl");
+        .says("C library is not glibc");
     assert_eq!(host.config(&ctid), before);
 }
 

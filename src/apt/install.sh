@@ -1,7 +1,6 @@
 # Repository and packages, by the container's own apt.
 # $1 key path, $2 key text, $3 sources path, $4 sources text, $5 pins path, $6 pins text,
 # $7 patterns of packages that must not come in, $8 exceptions to them, then the packages
-umask 022
 
 put() { # put PATH TEXT: replaced in one step, and only if it differs
   if [ ! -f "$1" ] || [ "$(cat "$1"; echo .)" != "$2
@@ -10,7 +9,6 @@ put() { # put PATH TEXT: replaced in one step, and only if it differs
       say failed "write $1"
       exit 1
     }
-    say wrote "$1"
   fi
 }
 # The pins first: from the moment the repository is known, no driver may come from it.
@@ -28,10 +26,20 @@ apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
 
 # What an interrupted dpkg left behind is finished first, or apt refuses everything.
 if [ -n "$(dpkg --audit)" ] || [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ]; then
-  dpkg --force-confdef --force-confold --configure -a </dev/null || say note "dpkg --configure -a failed"
+  dpkg --force-confdef --force-confold --configure -a </dev/null || :
 fi
 
-apt update </dev/null || { say failed "apt-get update"; exit 1; }
+# DPkg::Lock::Timeout is not for the lock on the lists, which the daily update holds after a boot.
+waited=0
+until output=$(apt update </dev/null 2>&1); do
+  case $output in
+    *'Could not get lock'*) [ "$waited" -lt 300 ] && sleep 5 && waited=$((waited + 5)) && continue ;;
+  esac
+  printf '%s\n' "$output"
+  say failed "apt-get update"
+  exit 1
+done
+printf '%s\n' "$output"
 
 simulated=$(apt -s install --no-install-recommends "$@" </dev/null 2>&1) || {
   printf '%s\n' "$simulated"

@@ -7,7 +7,7 @@ pub mod prefetch;
 pub mod provision;
 pub mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -16,12 +16,13 @@ use crate::cache::Cache;
 use crate::ctid::Ctid;
 use crate::engine::supplies::{PublishedDigest, Supplies};
 use crate::error::{Error, Result};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::gpu::GpuAssignment;
 use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
+use crate::phoenix::PhoenixConfigs;
 use crate::recipe::{Overrides, Recipe};
 use crate::runtime::{self, Choice, Runtime};
 
@@ -73,8 +74,11 @@ pub struct TargetArguments {
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
     /// GPUs to pass through: none, all, or indices in PCI order (0,1)
-    #[arg(long, value_name = "LIST", env = "GPU_ASSIGNMENT", hide_env = true)]
+    #[arg(long, value_name = "LIST")]
     pub gpus: Option<String>,
+    /// The environment's word, which a file's comes before.
+    #[arg(long = "gpu-assignment", env = "GPU_ASSIGNMENT", hide = true)]
+    pub environment_gpus: Option<String>,
     /// Containers, GPUs, versions and URLs from a phoenix_lxc_configs.json
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
@@ -129,29 +133,36 @@ impl RecipeArguments {
         Self { recipe, set, driver: None, repository_url: None, installer_url: None }
     }
 
-    /// The recipe, with the overrides of the environment and of `--set`, in this order.
+    /// The recipe with what is different from it: by a file, by the environment, by `--set`, each
+    /// before the former.
     ///
     /// # Errors
     /// Invalid input.
-    pub fn resolve(&self, context: &Context<'_>) -> Result<Recipe> {
-        let recipe = self.load(context)?;
+    pub fn resolve(&self, context: &Context<'_>, file: &Overrides) -> Result<Recipe> {
         let environment = Overrides {
             driver: self.driver.clone(),
             repository_url: self.repository_url.clone(),
             installer_url: self.installer_url.clone(),
             packages: None,
         };
-        recipe.with(&environment)?.with(&Overrides::from_settings(&self.set)?)
+        let settings = Overrides::from_settings(&self.set)?;
+        self.load(context)?.with(file)?.with(&environment)?.with(&settings)
     }
 
     fn load(&self, context: &Context<'_>) -> Result<Recipe> {
         let name = &self.recipe;
         let is_path = name.contains('/') || name.ends_with(".toml");
-        if let (false, Some(recipe)) = (is_path, Recipe::shipped(name)) {
+        // The administrator's own comes before a shipped one of the same name.
+        let own = context.host.paths.recipes().join(format!("{name}.toml"));
+        let path = match !is_path && own.exists() {
+            true => own,
+            false => PathBuf::from(name),
+        };
+        if let (false, true, Some(recipe)) =
+            (is_path, path == Path::new(name), Recipe::shipped(name))
+        {
             return recipe;
         }
-        let own = context.host.paths.recipes().join(format!("{name}.toml"));
-        let path = if own.exists() { own } else { PathBuf::from(name) };
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Error::input(format!("read the recipe `{name}`"))
                 .because(error)
@@ -162,20 +173,21 @@ impl RecipeArguments {
 }
 
 impl TargetArguments {
-    /// The containers and their GPUs, from the command line or from the Phoenix file.
+    /// The recipe, the containers and their GPUs, from the command line or the Phoenix file.
     ///
     /// # Errors
     /// Invalid input.
-    pub fn resolve(&self, recipe: Recipe) -> Result<Request> {
+    pub fn resolve(&self, context: &Context<'_>, recipe: &RecipeArguments) -> Result<Request> {
         if let Some(path) = &self.from {
-            return self.of_file(path, recipe);
+            return self.of_file(context, path, recipe);
         }
+        let recipe = recipe.resolve(context, &Overrides::default())?;
         if self.containers.is_empty() {
             return Err(Error::input("find out which container: none is named")
                 .hint("`nvstage provision 201 202`, or `--from phoenix_lxc_configs.json`"));
         }
-        let text = self.gpus.as_deref().unwrap_or_else(|| recipe.gpus());
-        let gpus = GpuAssignment::parse(text)?;
+        let asked = self.gpus.as_deref().or(self.environment_gpus.as_deref());
+        let gpus = GpuAssignment::parse(asked.unwrap_or_else(|| recipe.gpus()))?;
         let mut targets: Vec<Target> = Vec::new();
         for name in &self.containers {
             let ctid = Ctid::parse(name)?;
@@ -186,19 +198,21 @@ impl TargetArguments {
         Ok(Request { recipe, targets })
     }
 
-    fn of_file(&self, path: &std::path::Path, recipe: Recipe) -> Result<Request> {
+    fn of_file(
+        &self,
+        context: &Context<'_>,
+        path: &Path,
+        recipe: &RecipeArguments,
+    ) -> Result<Request> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::input(format!("read `{}`", path.display())).because(error))?;
-        let configs = crate::phoenix::PhoenixConfigs::parse(&text, &path.to_string_lossy())?;
-        let recipe = recipe.with(&configs.overrides())?;
+        let configs = PhoenixConfigs::parse(&text, &path.to_string_lossy())?;
+        let recipe = recipe.resolve(context, &configs.overrides())?;
         let named: Vec<Ctid> =
             self.containers.iter().map(|name| Ctid::parse(name)).collect::<Result<_>>()?;
         let own = self.gpus.as_deref().map(GpuAssignment::parse).transpose()?;
-        let targets = configs
-            .requests(&named)?
-            .into_iter()
-            .map(|(ctid, gpus)| Target { ctid, gpus: own.clone().unwrap_or(gpus) })
-            .collect();
+        let target = |(ctid, gpus)| Target { ctid, gpus: own.clone().unwrap_or(gpus) };
+        let targets = configs.requests(&named)?.into_iter().map(target).collect();
         Ok(Request { recipe, targets })
     }
 
@@ -253,7 +267,7 @@ impl Context<'_> {
         let directory = self.host.paths.logs().join(&self.run);
         RunLog::open(&directory, ctid.as_str()).unwrap_or_else(|error| {
             let text = format!("no log is written to `{}`: {error}", directory.display());
-            self.events.emit(crate::event::Event::Warning { text });
+            self.events.emit(Event::Warning { text });
             RunLog::none()
         })
     }
@@ -266,6 +280,11 @@ impl Context<'_> {
     pub fn lock(&self, ctid: &Ctid) -> Result<Lock> {
         let path = self.host.paths.locks().join(format!("{ctid}.lock"));
         files::create_directory(&self.host.paths.locks())?;
+        if let Some(lock) = Lock::try_exclusive(&path)? {
+            return Ok(lock);
+        }
+        let text = format!("waiting: another nvstage works on container {ctid}");
+        self.events.emit(Event::Note { text });
         Lock::exclusive(&path, Duration::from_secs(600), &self.host.cancel)
             .map_err(|error| error.on(ctid))
     }

@@ -40,6 +40,7 @@ pub fn run(
         targets: TargetArguments {
             containers: vec![request.ctid.to_string()],
             gpus: Some(request.gpus.to_string()),
+            environment_gpus: None,
             from: None,
             runtime: RuntimeArgument::Auto,
         },

@@ -1,4 +1,4 @@
-//! `nvstage plan CTID…`: what `provision` would do; nothing is changed, nothing fetched.
+//! `nvstage plan CTID…`: what `provision` would do; no container is changed, nothing fetched.
 
 use std::collections::BTreeSet;
 
@@ -99,7 +99,7 @@ impl ContainerPlan {
 /// # Errors
 /// What concerns every container; what concerns one is in its plan.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
-    let request = arguments.targets.resolve(arguments.recipe.resolve(context)?)?;
+    let request = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);

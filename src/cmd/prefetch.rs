@@ -11,6 +11,7 @@ use crate::engine::supplies::Repository;
 use crate::engine::wish::{driver_version, host_architecture};
 use crate::error::Result;
 use crate::host::devices::Inventory;
+use crate::recipe::Overrides;
 
 /// Download installer and repository keys into the cache, and verify them
 #[derive(Debug, Clone, Args)]
@@ -62,7 +63,7 @@ pub struct Prefetched {
 /// # Errors
 /// Invalid input, host or install error.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Prefetched> {
-    let recipe = arguments.recipe.resolve(context)?;
+    let recipe = arguments.recipe.resolve(context, &Overrides::default())?;
     let inventory = Inventory::read(&context.host.paths)?;
     let version = driver_version(&recipe, &inventory)?;
     let architecture = host_architecture()?;

@@ -5,6 +5,7 @@ use clap::Args;
 use super::{Context, RecipeArguments, Request, SourceArguments, Stores, Target, TargetArguments};
 use crate::ctid::Ctid;
 use crate::engine::provision::{self, Manner, Means};
+use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey;
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ pub enum StageArgument {
 /// What concerns every container: the recipe, the arguments, the runtime. What concerns one is in
 /// its report.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
-    let request = arguments.targets.resolve(arguments.recipe.resolve(context)?)?;
+    let request = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let manner = Manner {
         stage: match arguments.stage {
@@ -85,7 +86,7 @@ fn carry_out(
         Prepared::Ended(_) => None,
     });
     // Once for all of them: they differ in their GPUs only.
-    let driver = first.map(|wish| supplies.driver(&wish.recipe, &wish.version, wish.architecture));
+    let driver = first.map(|wish| obtain(&supplies, wish));
     let mut reports = Vec::new();
     for (ctid, prepared) in prepared {
         let report = match (prepared, &driver) {
@@ -104,6 +105,16 @@ fn carry_out(
         reports.push(report);
     }
     Ok(Report::new("provision", reports))
+}
+
+/// The installer; for a recipe without a repository it is written down at once, otherwise with the
+/// repository of each distribution.
+fn obtain(supplies: &Supplies<'_>, wish: &Wish) -> Result<Driver> {
+    let driver = supplies.driver(&wish.recipe, &wish.version, wish.architecture)?;
+    if wish.recipe.packages().is_empty() {
+        supplies.record(&wish.recipe, ("any", wish.architecture), &driver, None)?;
+    }
+    Ok(driver)
 }
 
 fn failed(ctid: &Ctid, error: Error) -> ContainerReport {

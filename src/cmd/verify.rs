@@ -13,6 +13,7 @@ use crate::engine::supplies::Driver;
 use crate::engine::survey::{self, Look};
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
+use crate::event::Event;
 use crate::report::{ContainerReport, Outcome, Report, Step};
 use crate::runtime::{Runtime, Session};
 
@@ -32,7 +33,7 @@ pub struct Arguments {
 /// # Errors
 /// What concerns every container; a failed check is exit code 10 in its report.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
-    let request = arguments.targets.resolve(arguments.recipe.resolve(context)?)?;
+    let request = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
@@ -58,6 +59,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
             Err(error) => Err(error),
         };
         if let Err(error) = verified {
+            let error = error.on(&target.ctid);
+            context.events.emit(Event::Failed { text: error.to_string() });
             report.fail(error);
         }
         reports.push(report);

@@ -31,12 +31,6 @@ pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<()> {
     files::replace(&outside.path, &outside.edit.config.to_bytes()).map_err(|error| {
         fail("write").because(error).hint("without quorum `/etc/pve` is read-only: `pvecm status`")
     })?;
-    for line in &outside.edit.lines_added {
-        session.log.note(&format!("configuration: added `{line}`"));
-    }
-    for (old, new) in &outside.edit.lines_corrected {
-        session.log.note(&format!("configuration: corrected `{old}` to `{new}`"));
-    }
     Ok(())
 }
 

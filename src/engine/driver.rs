@@ -79,7 +79,9 @@ fn problem(root: &ContainerRoot, driver: &Driver, destination: &Destination) -> 
             Err(_) => Some(format!("`{path}` is missing")),
         },
         DestinationKind::File { source, .. } => {
-            let wanted = driver.tree.file(source)?;
+            let Some(wanted) = driver.tree.file(source) else {
+                return destination.required.then(|| format!("`{path}`: the installer lacks it"));
+            };
             match root.digest_if_size(path, wanted.size) {
                 Ok(Some(digest)) if digest == wanted.digest => None,
                 Ok(_) => Some(format!("`{path}` differs from the installer's")),
@@ -90,6 +92,18 @@ fn problem(root: &ContainerRoot, driver: &Driver, destination: &Destination) -> 
             }
         }
     }
+}
+
+/// What an installer of this version does because it does not know an option that would stop it.
+pub fn omissions(package: Package<'_>) -> Vec<String> {
+    let line = package.recipe.installer_options().command_line(package.version, LOG);
+    let version = package.version;
+    line.consequences()
+        .filter_map(|omission| Some((omission.flag, omission.consequence?)))
+        .map(|(flag, consequence)| {
+            format!("driver {version} does not know `{flag}`: {consequence}")
+        })
+        .collect()
 }
 
 /// Bytes that the installation writes into the container.
@@ -110,7 +124,13 @@ pub fn bytes_to_write(package: Package<'_>) -> u64 {
 pub fn check_room(root: &ContainerRoot, package: Package<'_>, stage: Stage) -> Result<()> {
     let unpacked: u64 = package.driver.tree.total_size();
     let extra = if stage == Stage::Push { package.driver.file.size() + unpacked } else { 0 };
-    let needed = bytes_to_write(package) + extra;
+    // What is there of an older installation is taken away first.
+    let there = |destination: &Destination| match &destination.kind {
+        DestinationKind::File { .. } => root.size(&destination.path).unwrap_or(0),
+        DestinationKind::Link { .. } => 0,
+    };
+    let freed: u64 = destinations(package).iter().map(there).sum();
+    let needed = (bytes_to_write(package) + extra).saturating_sub(freed);
     // A container that cannot say how much is free is asked by the installer itself.
     let Ok(free) = root.free_bytes() else { return Ok(()) };
     if free >= needed {
@@ -181,6 +201,11 @@ impl Staged<'_> {
                     package.driver.file.size()
                 ))
                 .hint("is there room in the container's root file system?"));
+        }
+        if ran.answer.has("busy") {
+            return Err(failed()
+                .because("another installer is at work inside the container, for 15 minutes now")
+                .hint("wait for it, or restart the container; then run the command again"));
         }
         if self.session.init_process()? != Some(self.pid) {
             return Err(failed()

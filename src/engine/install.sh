@@ -3,6 +3,11 @@
 # installer's log; then the installer's options
 tree=$1 run=$2 sha256=$3 log=$4
 shift 4
+# One installer at a time, also when nvstage was killed and its installer goes on: two at once
+# destroy each other's work. The lock lives as long as the installer that inherits it.
+exec 9>/run/.nvstage.lock
+command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
+rm -f "$log"
 wait_until_up 60
 work=/root/.nvstage
 status=

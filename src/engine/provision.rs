@@ -100,6 +100,9 @@ impl Job<'_> {
         step: Step,
         work: impl FnOnce(&mut Self) -> Result<(Outcome, T)>,
     ) -> Result<T> {
+        if step != Step::Restore {
+            self.session.host.cancel.check()?;
+        }
         let began = self.begin(step);
         match work(self) {
             Ok((outcome, value)) => {
@@ -128,7 +131,7 @@ impl Job<'_> {
         }
         // Whatever happened, it goes back to what it was; the first error counts.
         let restored = self.step(Step::Restore, |job| {
-            job.session.stop()?;
+            job.session.stop_regardless()?;
             Ok((Outcome::Changed("stopped again".to_owned()), ()))
         });
         result.and(restored)
@@ -140,6 +143,9 @@ impl Job<'_> {
             None => None,
         };
         let plan = self.plan(&outside, seen.as_ref(), files.as_deref().unwrap_or_default());
+        if let Some(seen) = seen.as_ref().filter(|_| plan.driver.changes()) {
+            self.check_room(seen.pid)?;
+        }
         self.passthrough(&outside, &plan)?;
         let pid = self.power(&outside, &plan)?;
         let Some(pid) = pid.or(outside.pid) else {
@@ -190,6 +196,11 @@ impl Job<'_> {
         Ok(Inside { pid, facts, driver, answering })
     }
 
+    fn check_room(&self, pid: u32) -> Result<()> {
+        let root = survey::root(self.session, pid)?;
+        driver::check_room(&root, self.package(), self.means.manner.stage)
+    }
+
     fn package(&self) -> Package<'_> {
         let Means { wish, driver, .. } = self.means;
         Package { recipe: &wish.recipe, driver, version: &wish.version }
@@ -236,10 +247,22 @@ impl Job<'_> {
                 return Ok((Outcome::Unchanged("device lines are there".to_owned()), ()));
             };
             configure::apply(job.session, outside)?;
+            for line in &outside.edit.lines_added {
+                job.detail(format!("configuration: added `{line}`"));
+            }
+            for (old, new) in &outside.edit.lines_corrected {
+                job.detail(format!("configuration: corrected `{old}` to `{new}`"));
+            }
             let gpus: Vec<String> =
                 job.means.wish.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor)).collect();
             Ok((Outcome::Changed(format!("{what} ({})", gpus.join(", "))), ()))
         })
+    }
+
+    /// Something for the log of this run, and for whoever wants every detail.
+    fn detail(&self, text: String) {
+        self.session.log.note(&text);
+        self.events().emit(Event::Detail { text });
     }
 
     fn warn(&self, text: &str) {
@@ -258,8 +281,7 @@ impl Job<'_> {
                 }
                 Power::Start => (job.session.start()?, Outcome::Changed("started".to_owned())),
                 Power::Restart(why) => {
-                    job.session.stop()?;
-                    (job.session.start_regardless()?, Outcome::Changed(format!("restarted: {why}")))
+                    (job.session.restart()?, Outcome::Changed(format!("restarted: {why}")))
                 }
             };
             configure::confirm(job.session, outside, &job.means.wish.nodes)?;
@@ -279,8 +301,7 @@ impl Job<'_> {
         let session = self.session;
         let manner = self.means.manner;
         let staged = self.step(Step::Stage, |job| {
-            let root = survey::root(session, seen.pid)?;
-            driver::check_room(&root, job.package(), manner.stage)?;
+            job.check_room(seen.pid)?;
             let staged = driver::stage(session, job.package(), manner.stage, seen.pid)?;
             let how = match manner.stage {
                 Stage::Mount => "the unpacked installer is shown inside, read-only",
@@ -290,6 +311,10 @@ impl Job<'_> {
         })?;
         self.step(Step::Driver, |job| {
             let mut staged = staged;
+            for text in driver::omissions(job.package()) {
+                job.warn(&text);
+            }
+            job.detail(format!("running {} inside", job.means.driver.name));
             let installed = staged.install(job.package());
             let removed = staged.remove();
             installed?;
@@ -313,6 +338,7 @@ impl Job<'_> {
         self.step(Step::Packages, |job| match action {
             Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
             Action::Do(what) | Action::Unknown(what) => {
+                job.detail(format!("apt inside: {what}"));
                 packages::install(job.session, &job.means.wish.recipe, files)?;
                 Ok((Outcome::Changed(what), ()))
             }
@@ -326,6 +352,9 @@ impl Job<'_> {
                 Fresh::LookAgain => job.look_inside(seen.pid, 60)?,
             };
             job.report_foreign_drivers(&seen.facts);
+            if let Some(smi) = &seen.facts.smi {
+                job.detail(format!("nvidia-smi: status {}\n{}", smi.status, smi.output));
+            }
             let checked = job.check(&seen);
             Ok((judge(&checked)?, ()))
         })

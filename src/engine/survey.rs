@@ -14,6 +14,7 @@ use crate::facts::{self, Facts};
 use crate::host::devices;
 use crate::host::rootfs::ContainerRoot;
 use crate::plan::DriverState;
+use crate::runfile::backup_log::{self, BackupLog};
 use crate::runtime::{Inside, Session};
 
 /// What can be seen from outside.
@@ -96,14 +97,19 @@ pub fn inside(session: &Session<'_>, look: Look<'_>) -> Result<Facts> {
 /// # Errors
 /// Install error.
 pub fn refuse_system(facts: &Facts) -> Result<()> {
-    if facts.is_musl {
-        return Err(Error::install(
-            "install NVIDIA's libraries: the container's C library is musl",
-        )
-        .hint("NVIDIA's libraries need glibc: use a Debian or Ubuntu container"));
+    if !facts.has_glibc {
+        let what = "install NVIDIA's libraries: the container's C library is not glibc";
+        return Err(Error::install(what).hint("use a Debian or Ubuntu container"));
     }
     if !facts.has_ldconfig {
         return Err(Error::install("install NVIDIA's libraries: the container has no `ldconfig`"));
+    }
+    if !facts.has_debian_layout {
+        return Err(Error::install(format!(
+            "install NVIDIA's libraries: the container has no `/usr/lib/{}`",
+            facts.architecture.triplet()
+        ))
+        .hint("use a Debian or Ubuntu container"));
     }
     Ok(())
 }
@@ -133,9 +139,6 @@ pub fn root(session: &Session<'_>, pid: u32) -> Result<ContainerRoot> {
     })
 }
 
-/// The record of NVIDIA's installer inside the container: its own `/var/lib/nvidia/log`.
-pub const INSTALLER_RECORD: &str = "/var/lib/nvidia/log";
-
 /// The driver without its files compared: the version in the installer's record.
 pub fn recorded_driver(
     root: &ContainerRoot,
@@ -149,7 +152,7 @@ pub fn recorded_driver(
 }
 
 /// The installer's record, if there is one.
-pub fn record(root: &ContainerRoot) -> Option<crate::runfile::backup_log::BackupLog> {
-    let text = root.read_text(INSTALLER_RECORD, 4 << 20).ok()?;
-    Some(crate::runfile::backup_log::BackupLog::parse(&text))
+pub fn record(root: &ContainerRoot) -> Option<BackupLog> {
+    let text = root.read_text(backup_log::PATH, 4 << 20).ok()?;
+    Some(BackupLog::parse(&text))
 }

@@ -4,7 +4,6 @@ LC_ALL=C
 export LC_ALL
 
 wait_until_up "$1"
-say up "${state:-unknown}"
 
 (
   ID='' VERSION_ID=''
@@ -12,9 +11,8 @@ say up "${state:-unknown}"
   say os "$ID" "$VERSION_ID"
 )
 say machine "$(uname -m)"
-libc=glibc
-for loader in /lib/ld-musl-*; do [ -e "$loader" ] && libc=musl; done
-say libc "$libc"
+getconf GNU_LIBC_VERSION >/dev/null 2>&1 && say glibc yes
+[ -d "/usr/lib/$(uname -m)-linux-gnu" ] && say libraries-of debian
 command -v apt-get >/dev/null 2>&1 && say apt yes
 command -v ldconfig >/dev/null 2>&1 && say ldconfig yes
 

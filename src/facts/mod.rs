@@ -27,6 +27,8 @@ pub enum NodeState {
     NoDriver,
     /// It is not there (ENOENT).
     Missing,
+    /// It is a plain file: the target that LXC makes for a mount that is not there.
+    NotADevice,
     /// Something else, in the words of the C library.
     Other(String),
 }
@@ -40,6 +42,7 @@ impl NodeState {
             "Permission denied" => Self::NoAccess,
             "No such device or address" | "No such device" => Self::NoDriver,
             "No such file or directory" => Self::Missing,
+            "not a device" => Self::NotADevice,
             other => Self::Other(other.to_owned()),
         }
     }
@@ -54,6 +57,7 @@ impl fmt::Display for NodeState {
             Self::NoAccess => "is forbidden by its mode (EACCES)",
             Self::NoDriver => "is allowed, but no driver answers behind it (ENXIO)",
             Self::Missing => "is missing",
+            Self::NotADevice => "is no device",
             Self::Other(text) => text,
         })
     }
@@ -66,14 +70,15 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// dpkg's status in short: `ii` is installed, anything else is not or not wholly.
+    /// dpkg's status in short, `ii ` or `hi `: what is wanted, what it is, and an error flag.
     pub status: String,
 }
 
 impl Package {
     /// Whether it is wholly installed.
     pub fn is_installed(&self) -> bool {
-        self.status.trim_end() == "ii"
+        // The first letter says what is wanted: a package on hold is `hi`.
+        matches!(self.status.trim_end().as_bytes(), [_, b'i'])
     }
 }
 
@@ -93,8 +98,10 @@ pub struct Facts {
     pub distribution: String,
     /// What the container runs on.
     pub architecture: Architecture,
-    /// Whether its C library is musl, which NVIDIA's libraries cannot run on.
-    pub is_musl: bool,
+    /// Whether its C library is glibc, the only one that NVIDIA's libraries run on.
+    pub has_glibc: bool,
+    /// Whether libraries lie where Debian and Ubuntu have them, in `/usr/lib/<triplet>`.
+    pub has_debian_layout: bool,
     /// Whether it has `apt-get`.
     pub has_apt: bool,
     /// Whether it has `ldconfig`.
@@ -131,7 +138,8 @@ impl Facts {
         Ok(Self {
             distribution: format!("{id}{}", version.replace('.', "")),
             architecture: Architecture::parse(answer.get("machine").unwrap_or_default())?,
-            is_musl: answer.get("libc") == Some("musl"),
+            has_glibc: answer.has("glibc"),
+            has_debian_layout: answer.has("libraries-of"),
             has_apt: answer.has("apt"),
             has_ldconfig: answer.has("ldconfig"),
             packages: packages(answer, "package"),
@@ -190,10 +198,10 @@ mod tests {
     use super::*;
 
     const ANSWER: &str = "@nvstage begin
-@nvstage up running
 @nvstage os debian 12
 @nvstage machine x86_64
-@nvstage libc glibc
+@nvstage glibc yes
+@nvstage libraries-of debian
 @nvstage apt yes
 @nvstage package nvtop 3.0.1-1 ii 
 @nvstage package cuda-toolkit-12-8 12.8.1-1 iU 

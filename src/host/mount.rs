@@ -6,11 +6,10 @@
 //! remount a read-only bind for writing, this stays "Read-only file system".
 //! It goes away with the container, or with [`detach`].
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
@@ -58,22 +57,16 @@ pub fn detach(pid: u32, target: &str) -> Result<()> {
     })
 }
 
-/// A detached, read-only overlay mount of two directories.
+/// A detached, read-only overlay mount of two directories. They are named by descriptor: a
+/// parameter of `fsconfig(2)` holds 255 bytes, and a path may have colons in it.
 fn overlay(layers: [&Path; 2]) -> io::Result<OwnedFd> {
-    let mut lower = Vec::new();
-    for layer in layers {
-        if !lower.is_empty() {
-            lower.push(b':');
-        }
-        for &byte in OsStr::as_bytes(layer.as_os_str()) {
-            if matches!(byte, b':' | b'\\') {
-                lower.push(b'\\');
-            }
-            lower.push(byte);
-        }
-    }
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+    let (upper, lower) = (options.open(layers[0])?, options.open(layers[1])?);
+    let lowerdir =
+        format!("/proc/self/fd/{}:/proc/self/fd/{}", upper.as_raw_fd(), lower.as_raw_fd());
     let filesystem = NewFilesystem::open(c"overlay")?;
-    filesystem.set(c"lowerdir", &CString::new(lower).map_err(io::Error::other)?)?;
+    filesystem.set(c"lowerdir", &CString::new(lowerdir)?)?;
     filesystem.flag(c"ro")?;
     filesystem.mount()
 }

@@ -80,6 +80,14 @@ impl ContainerRoot {
         Ok((length == expected).then_some(digest))
     }
 
+    /// The size of a regular file in bytes.
+    ///
+    /// # Errors
+    /// As [`ContainerRoot::open`].
+    pub fn size(&self, path: &str) -> io::Result<u64> {
+        Ok(self.open(path)?.metadata()?.size())
+    }
+
     /// Where a symbolic link points, as it is written in the link.
     ///
     /// # Errors

@@ -30,6 +30,12 @@ pub fn wait(duration: Duration, cancel: &Cancel) -> Result<()> {
     }
 }
 
+/// Waits for `duration` whatever happens; for short waits that must not be cut short.
+pub fn pause(duration: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "waits belong here")]
+    std::thread::sleep(duration);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::host::files::Lock;
 use crate::host::process::{Command, Ended, Finished};
 use crate::host::runlog::RunLog;
+use crate::host::wait;
 
 pub use lxc::PlainLxc;
 pub use pct::Pct;
@@ -146,6 +147,11 @@ impl Session<'_> {
         ]);
         // Not in the log: it is asked many times while waiting.
         let finished = self.host.processes.run_regardless(command, &RunLog::none())?;
+        if finished.ended == Ended::TimedOut {
+            return Err(Error::host("ask LXC for the container's state")
+                .because(finished.ended)
+                .on(self.ctid));
+        }
         // Not existing for LXC (exit 1) means that Proxmox has never started it.
         Ok(String::from_utf8_lossy(&finished.stdout).trim().parse().ok())
     }
@@ -230,9 +236,7 @@ impl Session<'_> {
             if let Some(pid) = self.init_process()? {
                 return Ok(pid);
             }
-            let pause = Duration::from_millis(200);
-            self.host.wait(pause)?;
-            waited += pause;
+            waited += self.pause();
         }
         Err(Error::restart(format!("see it running within {} s", STATE_LIMIT.as_secs()))
             .on(self.ctid))
@@ -243,21 +247,67 @@ impl Session<'_> {
     /// # Errors
     /// Restart error.
     pub fn stop(&self) -> Result<()> {
-        let finished = self.host.processes.run(self.runtime.stop_command(self.ctid), self.log)?;
-        if !finished.succeeded() {
-            return Err(self.state_error("stop", &finished));
+        let command = self.runtime.stop_command(self.ctid);
+        let finished = self.host.processes.run(command, self.log)?;
+        self.stopped(&finished)
+    }
+
+    /// The same for clean-up, although the work was asked to stop. A container that does not run
+    /// is left alone.
+    ///
+    /// # Errors
+    /// Restart error.
+    pub fn stop_regardless(&self) -> Result<()> {
+        if self.init_process()?.is_none() {
+            return Ok(());
         }
+        let command = self.runtime.stop_command(self.ctid);
+        let finished = self.host.processes.run_regardless(command, self.log)?;
+        self.stopped(&finished)
+    }
+
+    fn stopped(&self, finished: &Finished) -> Result<()> {
+        if !finished.succeeded() {
+            return Err(self.state_error("stop", finished));
+        }
+        if self.is_gone_within(STATE_LIMIT)? {
+            return Ok(());
+        }
+        let what = format!("see it stopped within {} s", STATE_LIMIT.as_secs());
+        Err(Error::restart(what).on(self.ctid))
+    }
+
+    /// Stops and starts a running container; returns its new first process. Interrupted while it
+    /// stops, a container that goes down all the same is started again: it is somebody's.
+    ///
+    /// # Errors
+    /// Restart error, or the interruption.
+    pub fn restart(&self) -> Result<u32> {
+        if let Err(error) = self.stop() {
+            if error.is_interrupted() && self.is_gone_within(Duration::from_secs(10))? {
+                self.start_regardless()?;
+            }
+            return Err(error);
+        }
+        self.start_regardless()
+    }
+
+    fn is_gone_within(&self, limit: Duration) -> Result<bool> {
         let mut waited = Duration::ZERO;
         while self.init_process()?.is_some() {
-            if waited >= STATE_LIMIT {
-                let what = format!("see it stopped within {} s", STATE_LIMIT.as_secs());
-                return Err(Error::restart(what).on(self.ctid));
+            if waited >= limit {
+                return Ok(false);
             }
-            let pause = Duration::from_millis(200);
-            self.host.wait(pause)?;
-            waited += pause;
+            waited += self.pause();
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// A short wait that nothing interrupts.
+    fn pause(&self) -> Duration {
+        let pause = Duration::from_millis(200);
+        wait::pause(pause);
+        pause
     }
 
     fn state_error(&self, verb: &str, finished: &Finished) -> Error {
