@@ -207,7 +207,9 @@ impl Staged<'_> {
                 .because("another installer is at work inside the container, for 15 minutes now")
                 .hint("wait for it, or restart the container; then run the command again"));
         }
-        if self.session.init_process()? != Some(self.pid) {
+        // A command that was killed from outside ends before its container is seen to be gone.
+        let is_cut_short = !ran.answer.has("end");
+        if is_cut_short && self.session.is_gone_within(Duration::from_secs(3))? {
             return Err(failed()
                 .because("the container stopped while the installer was running")
                 .hint("start it, and run the command again: what is half-installed is repaired"));

@@ -31,7 +31,8 @@ pub fn install(session: &Session<'_>, recipe: &Recipe, files: &[AptFile]) -> Res
         return Ok(());
     }
     let error = Error::install(format!("install {}", recipe.packages().join(" ")));
-    if session.init_process()?.is_none() {
+    let is_refused = ran.answer.has("refused") || ran.answer.has("failed");
+    if !is_refused && session.is_gone_within(Duration::from_secs(3))? {
         return Err(error
             .because("the container stopped while apt was running")
             .hint("start it, and run the command again: dpkg is finished first"));

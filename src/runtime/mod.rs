@@ -292,7 +292,11 @@ impl Session<'_> {
         self.start_regardless()
     }
 
-    fn is_gone_within(&self, limit: Duration) -> Result<bool> {
+    /// Whether the container is stopped, or will be within this time; nothing interrupts it.
+    ///
+    /// # Errors
+    /// Host error when LXC does not answer.
+    pub fn is_gone_within(&self, limit: Duration) -> Result<bool> {
         let mut waited = Duration::ZERO;
         while self.init_process()?.is_some() {
             if waited >= limit {
