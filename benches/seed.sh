@@ -22,9 +22,9 @@ if inside 'nvidia-smi --version' > /dev/null 2>&1; then exit 0; fi
 inside "curl -fsS $key_url -o /etc/apt/keyrings/cuda.asc
     echo 'deb [signed-by=/etc/apt/keyrings/cuda.asc] $repository_url /' > /etc/apt/sources.list.d/cuda.list"
 inside "curl -fsS $run_url -o /root/nvidia.run"
-inside 'for tool in modprobe rmmod lsmod depmod; do ln -sf /bin/true /usr/local/sbin/$tool; done
+inside "for tool in modprobe rmmod lsmod depmod; do ln -sf /bin/true /usr/local/sbin/\$tool; done
     sh /root/nvidia.run --no-kernel-module --silent
-    rm /root/nvidia.run'
+    rm /root/nvidia.run"
 inside 'apt-get -qq update'
 inside 'apt-get -qq -y install --no-install-recommends cuda-toolkit-12-8 nvtop'
 inside 'nvidia-smi || true'
