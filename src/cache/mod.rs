@@ -218,11 +218,6 @@ impl Cache {
         files::replace(&self.lock_path(name), text.as_bytes())
     }
 
-    /// The directory of the whole cache.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     fn blob(&self, digest: &Digest) -> PathBuf {
         self.directory.join("blobs-v1/sha256").join(digest.to_string())
     }

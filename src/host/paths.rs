@@ -1,6 +1,6 @@
 //! Where everything lies on the host: one relocatable value, so that tests can read a host tree.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Every absolute path that the program uses, below one root.
 #[derive(Debug, Clone)]
@@ -91,10 +91,5 @@ impl Paths {
     /// A path as a container's configuration names it (`/dev/nvidia0`), on this machine.
     pub fn host_path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
-    }
-
-    /// The root below which all of this lies; `/` on a live machine.
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 }
