@@ -31,6 +31,12 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/world").join(name)
 }
 
+/// Runs a script of `tests/world` to its end, on the machine and not on a [`Host`].
+#[track_caller]
+pub fn world_script(name: &str, arguments: &[&str]) -> Run {
+    Command::new(script(name)).args(arguments).output().unwrap().into()
+}
+
 /// A stand-in installer of the test world.
 pub fn installer(version: &str) -> PathBuf {
     world().join(format!("installer/NVIDIA-Linux-x86_64-{version}.run"))

@@ -1,6 +1,8 @@
 //! A site of NVIDIA's form on the test world's bridge, and recipes that point there.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use nvstage::digest::hash_reader;
 
@@ -52,22 +54,20 @@ impl Site {
     fn text(&self, packages: &str) -> String {
         let name = if packages == "[]" { "test-driver-only" } else { "test" };
         let checks = if packages == "[]" { "" } else { ", \"packages\"" };
-        let key = std::fs::read_dir(world().join("cuda"))
-            .unwrap()
-            .flatten()
-            .map(|entry| entry.file_name().into_string().unwrap())
-            .find(|name| name.ends_with(".pub"))
-            .unwrap();
-        let fingerprint = std::fs::read_to_string(world().join("cuda/fingerprint")).unwrap();
+        // Repositories of Debian 12 have one key; one that is signed by another is to be refused.
+        let keyholder = match self.repository {
+            "cuda-debian13" | "cuda-sha1" => self.repository,
+            _ => "cuda",
+        };
         let mut text = format!(
             "schema = 1\nname = \"{name}\"\ndescription = \"stand-ins\"\n\
              [driver.urls]\nx86_64 = [\"{}\"]\n\
-             [repository.debian12]\nurl = \"{}\"\nkey = \"{key}\"\nfingerprint = \"{}\"\narchitectures = [\"x86_64\"]\n\
+             {}{}\
              [packages]\ninstall = {packages}\n\
              [checks]\nrun = [\"libraries\", \"nodes\", \"nvidia-smi\"{checks}]\n",
             self.server.url("/installer/NVIDIA-Linux-{arch}-{version}.run"),
-            self.server.url(&format!("/{}/", self.repository)),
-            fingerprint.trim(),
+            self.repository_text("debian12", self.repository, keyholder),
+            self.repository_text("debian13", "cuda-debian13", "cuda-debian13"),
         );
         for version in PINNED {
             let file = std::fs::File::open(installer(version)).unwrap();
@@ -78,6 +78,46 @@ impl Site {
             );
         }
         text
+    }
+
+    /// A repository in a recipe, trusted by the key of `keyholder`.
+    fn repository_text(&self, distribution: &str, repository: &str, keyholder: &str) -> String {
+        let directory = world().join(keyholder);
+        let key = std::fs::read_dir(&directory)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .find(|name| name.ends_with(".pub"))
+            .unwrap();
+        let fingerprint = std::fs::read_to_string(directory.join("fingerprint")).unwrap();
+        format!(
+            "[repository.{distribution}]\nurl = \"{}\"\nkey = \"{key}\"\nfingerprint = \"{}\"\narchitectures = [\"x86_64\"]\n",
+            self.server.url(&format!("/{repository}/")),
+            fingerprint.trim(),
+        )
+    }
+
+    /// A copy of a repository of the test world, served in its place from now on: for
+    /// [`super::world_script`] with `resign`, `reindex` and `package`.
+    pub fn own_copy(&self, repository: &str) -> PathBuf {
+        let served = self.recipes.path().join("served");
+        if !served.exists() {
+            std::fs::create_dir(&served).unwrap();
+            for entry in std::fs::read_dir(world()).unwrap().flatten() {
+                symlink(entry.path(), served.join(entry.file_name())).unwrap();
+            }
+        }
+        let copy = served.join(repository);
+        std::fs::remove_file(&copy).unwrap();
+        copy_files(&world().join(repository), &copy);
+        self.server.directory(served);
+        copy
+    }
+
+    /// The repository of a suite of Debian, for `Host::container`.
+    pub fn distribution_of(&self, suite: &str) -> String {
+        let suffix = if suite == "bookworm" { String::new() } else { format!("-{suite}") };
+        format!("distribution-url={}", self.server.url(&format!("/distribution{suffix}/")))
     }
 
     /// The distribution's repository, for `Host::container`.
@@ -100,5 +140,12 @@ impl Site {
     pub fn stall_installer(&self) {
         let path = format!("/installer/NVIDIA-Linux-x86_64-{}.run", super::VERSION);
         self.server.faults(&path, vec![Fault::StallAfter(100_000); 2]);
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }

@@ -1,10 +1,14 @@
-# building.bash: what `prepare` and `prepare-large` share (sourced, not run): the place of the built world, parts that
-# are built once, Debian's sources as this machine knows them, small .deb packages and signed flat repositories.
+# building.bash: what `prepare`, `prepare-large`, `package`, `reindex` and `resign` share (sourced, not run): the place of
+# the built world, parts that are built once, Debian's sources as this machine knows them, small .deb packages and signed
+# flat repositories.
 # shellcheck shell=bash
 
 : "${NVSTAGE_WORLD:=/var/tmp/nvstage-world}"
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 umask 022
+
+# The suite of this machine, and of the containers that say nothing else.
+own_suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
 say() { printf 'world: %s\n' "$*"; }
 
@@ -53,24 +57,25 @@ part() {
     printf '%s\n' "$key" > "$stamp"
 }
 
-# debian_sources COMPONENTS: this machine's own Debian sources, with these components, in the one-line form.
+# debian_sources SUITE COMPONENTS: this machine's own Debian sources, with these components and the names of that suite in
+# the place of its own, in the one-line form. Codenames: what is `stable` here may be another suite than the wanted one.
 debian_sources() {
     local targets
     # shellcheck disable=SC2016
-    targets() { apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE)' 'Created-By: Packages' | sed -n 's/^Debian //p' | sort -u; }
+    targets() { apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(CODENAME)' 'Created-By: Packages' | sed -n 's/^Debian //p' | sort -u; }
     targets=$(targets)
     if [ -z "$targets" ]; then apt-get update -qq >&2; targets=$(targets); fi
-    sed "s|^|deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] |; s|\$| $1|" <<<"$targets"
+    sed "s|^|deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] |; s| $own_suite| $1|; s|\$| $2|" <<<"$targets"
 }
 
-# isolated_apt DIRECTORY STATUS COMPONENTS: an apt of its own, untouched by this machine's configuration, that takes
+# isolated_apt DIRECTORY STATUS SUITE COMPONENTS: an apt of its own, untouched by this machine's configuration, that takes
 # STATUS for what is installed; use it with APT_CONFIG=DIRECTORY/apt.conf.
 isolated_apt() {
     local directory=$1
     mkdir -p "$directory"/etc/apt/{sources.list.d,preferences.d,apt.conf.d,trusted.gpg.d} \
         "$directory"/var/{lib/apt/lists/partial,cache/apt/archives/partial,lib/dpkg} "$directory/log"
     cp "$2" "$directory/var/lib/dpkg/status"
-    debian_sources "$3" > "$directory/etc/apt/sources.list"
+    debian_sources "$3" "$4" > "$directory/etc/apt/sources.list"
     cat > "$directory/apt.conf" <<END
 Dir "$directory/";
 Dir::State "var/lib/apt/";
@@ -89,49 +94,86 @@ END
     APT_CONFIG=$directory/apt.conf apt-get update -qq
 }
 
-# signing_key NEW-PATH NAME: a directory with a gpg home that holds one fresh key, `public.asc` and `fingerprint`.
+# signing_key NEW-PATH NAME [OPTION…]: a directory with a gpg home that holds one fresh key, made with gpg's OPTIONs,
+# `public.asc` and `fingerprint`.
 signing_key() {
-    mkdir -m 0700 "$1"
-    local home=$1/home
-    mkdir -m 0700 "$home"
-    gpg_in "$home" --passphrase '' --quick-gen-key "$2 <$2@world.invalid>" rsa3072 sign never
-    gpg_in "$home" --armor --export > "$1/public.asc"
-    gpg_in "$home" --with-colons --fingerprint | sed -n 's/^fpr:*\([0-9A-F]*\):$/\1/p' > "$1/fingerprint"
+    local new=$1 name=$2 home
+    shift 2
+    home=$(mktemp -d /tmp/world-gpg.XXXXXX)
+    gpg_in "$home" "$@" --passphrase '' --quick-gen-key "$name <$name@world.invalid>" rsa3072 sign never
+    mkdir -m 0700 "$new"
+    gpg_in "$home" --armor --export > "$new/public.asc"
+    gpg_in "$home" --with-colons --fingerprint | sed -n 's/^fpr:*\([0-9A-F]*\):$/\1/p' > "$new/fingerprint"
+    end_gpg_in "$home"
     rm -f "$home"/S.*
+    mv "$home" "$new/home"
 }
 
-# gpg_in HOME ARGUMENT…: gpg on that home; the agent's sockets need a short path, so the home is reached through /tmp.
+# gpg_in HOME ARGUMENT…: gpg on that home, whose path must be short: the agent's sockets lie there.
 gpg_in() {
-    local link status=0
-    link=$(mktemp -u /tmp/world-gpg.XXXXXX)
-    ln -s "$1" "$link"
-    GNUPGHOME=$link gpg --batch --quiet --yes --no-permission-warning "${@:2}" 2> >(grep -v '^gpg: \(key\|revocation\|directory\|.*trustdb\|/tmp\)' >&2) || status=$?
-    GNUPGHOME=$link gpgconf --kill gpg-agent
-    rm -f "$link"
+    GNUPGHOME=$1 gpg --batch --quiet --yes --no-permission-warning "${@:2}" 2> >(grep -v '^gpg: \(key\|revocation\|directory\|.*trustdb\|/tmp\)' >&2)
+}
+
+end_gpg_in() { GNUPGHOME=$1 gpgconf --kill gpg-agent; }
+
+# index_repository DIRECTORY: the index of the .deb files in DIRECTORY.
+index_repository() {
+    (
+        cd "$1" || exit
+        dpkg-scanpackages -m . 2>/dev/null > Packages
+        gzip -9nkf Packages
+    )
+}
+
+# sign_repository DIRECTORY KEY [--date DATE] [--valid-until DATE] [--digest-algo ALGO] [--] FIELD…: Release and signatures
+# for the index in DIRECTORY; the FIELDs open the Release file. The key's home is copied, so that any number of these may
+# sign with one key at once, each with an agent of its own.
+sign_repository() {
+    local directory=$1 key=$2 date=now valid_until='' digest_algo='' field name home status=0
+    shift 2
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --date) date=$2 ;;
+            --valid-until) valid_until=$2 ;;
+            --digest-algo) digest_algo=$2 ;;
+            --) shift; break ;;
+            -*) say "unknown option: $1" >&2; return 2 ;;
+            *) break ;;
+        esac
+        shift 2
+    done
+    date=$(date -R -u -d "$date") || return
+    [ -z "$valid_until" ] || valid_until=$(date -R -u -d "$valid_until") || return
+    {
+        printf '%s\n' "$@" "Date: $date"
+        [ -z "$valid_until" ] || echo "Valid-Until: $valid_until"
+        for field in MD5Sum:md5sum SHA1:sha1sum SHA256:sha256sum; do
+            echo "${field%%:*}:"
+            for name in Packages Packages.gz; do
+                printf ' %s %s %s\n' "$("${field##*:}" < "$directory/$name" | cut -d' ' -f1)" "$(stat -c%s "$directory/$name")" "$name"
+            done
+        done
+        echo 'Acquire-By-Hash: no'
+    } > "$directory/Release"
+    home=$(mktemp -d /tmp/world-gpg.XXXXXX)
+    cp -r "$key/home/." "$home"
+    {
+        gpg_in "$home" --armor --detach-sign --digest-algo "${digest_algo:-SHA512}" -o "$directory/Release.gpg" "$directory/Release" &&
+            gpg_in "$home" --clearsign --digest-algo "${digest_algo:-SHA256}" -o "$directory/InRelease" "$directory/Release"
+    } || status=$?
+    end_gpg_in "$home"
+    rm -rf "$home"
     return "$status"
 }
+
+# head_of_release DIRECTORY: the fields that opened the Release file there, as sign_repository takes them.
+head_of_release() { sed '/^Date:/,$d' "$1/Release"; }
 
 # flat_repository DIRECTORY KEY FIELD…: index and signatures for the .deb files in DIRECTORY, of the form that NVIDIA's
 # repository has; the FIELDs open the Release file.
 flat_repository() {
-    local directory=$1 key=$2 field name
-    shift 2
-    cd "$directory" || return
-    dpkg-scanpackages -m . 2>/dev/null > Packages
-    gzip -9nk Packages
-    {
-        printf '%s\n' "$@" "Date: $(date -R -u)"
-        for field in MD5Sum:md5sum SHA1:sha1sum SHA256:sha256sum; do
-            echo "${field%%:*}:"
-            for name in Packages Packages.gz; do
-                printf ' %s %s %s\n' "$("${field##*:}" "$name" | cut -d' ' -f1)" "$(stat -c%s "$name")" "$name"
-            done
-        done
-        echo 'Acquire-By-Hash: no'
-    } > Release
-    gpg_in "$key/home" --armor --detach-sign --digest-algo SHA512 -o Release.gpg Release
-    gpg_in "$key/home" --clearsign --digest-algo SHA256 -o InRelease Release
-    cd "$OLDPWD" || return
+    index_repository "$1"
+    sign_repository "$@"
 }
 
 # deb DIRECTORY NAME VERSION DEPENDS [FILES [COMPRESSION]]: a package without content, or with the tree FILES (whose
@@ -151,11 +193,16 @@ deb() {
     rm -rf "$tree"
 }
 
-# sign_as_cuda DIRECTORY KEY: index and signatures, and the key under the name that NVIDIA would give it.
+# sign_as_cuda DIRECTORY KEY [NAMED]: index and signatures, and the key under the name that NVIDIA would give to NAMED
+# (default: KEY).
 sign_as_cuda() {
     flat_repository "$1" "$2" 'Origin: NVIDIA' 'Label: NVIDIA CUDA' 'Architecture: x86_64'
     local fingerprint
-    fingerprint=$(cat "$NVSTAGE_WORLD/keys/cuda/fingerprint")
+    fingerprint=$(cat "${3:-$2}/fingerprint")
     cp "$2/public.asc" "$1/${fingerprint: -8}.pub"
     cp "$2/fingerprint" "$1/fingerprint"
 }
+
+# What goes into every repository, for the ingredients of a part.
+# shellcheck disable=SC2034
+repository_code='flat_repository index_repository sign_repository gpg_in end_gpg_in'
