@@ -26,6 +26,8 @@ pub struct Artifact {
 pub enum Trust {
     /// The recipe or the lock names it.
     Pinned,
+    /// A chain of signatures leads from it to a pinned key.
+    Signed,
     /// The content carries a key whose fingerprint the recipe names.
     Fingerprint,
     /// Published beside the file by the same server, over TLS only; allowed by an explicit flag.
@@ -36,6 +38,7 @@ impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pinned => "pinned",
+            Self::Signed => "signed",
             Self::Fingerprint => "fingerprint",
             Self::Tls => "tls",
         })

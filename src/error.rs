@@ -76,6 +76,7 @@ pub struct Error {
     causes: Vec<String>,
     hints: Vec<String>,
     interrupted: bool,
+    offline_url: Option<Box<str>>,
 }
 
 impl Error {
@@ -88,6 +89,7 @@ impl Error {
             causes: Vec::new(),
             hints: Vec::new(),
             interrupted: false,
+            offline_url: None,
         }
     }
 
@@ -119,6 +121,15 @@ impl Error {
     /// A container that did not stop or start (exit code 6).
     pub fn restart(what: impl Into<String>) -> Self {
         Self::new(ExitCode::Restart, what)
+    }
+
+    /// A network connection that an offline run would have needed (exit code 5). `url` has no
+    /// password in it.
+    pub fn offline(url: &str) -> Self {
+        let mut error = Self::install(format!("open `{url}`: no network is used with --offline"))
+            .hint("`nvstage prefetch` on a host with network fetches it, `nvstage bundle` carries it here");
+        error.offline_url = Some(url.into());
+        error
     }
 
     /// The work was interrupted by a signal (exit code 1).
@@ -158,6 +169,11 @@ impl Error {
     /// Whether it stands for SIGINT or SIGTERM rather than for a failure.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted
+    }
+
+    /// The URL that an offline run would have needed.
+    pub fn offline_url(&self) -> Option<&str> {
+        self.offline_url.as_deref()
     }
 
     /// The first line, with the container before it.

@@ -2,12 +2,12 @@
 //!
 //! [`Intent`] is what should be, [`Situation`] what is; [`Plan::compute`] compares them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::apt::AptFile;
+use crate::apt::{AptFile, version};
 use crate::container::passthrough::{DeviceNode, Edit, NodeKind};
-use crate::facts::{Facts, NodeState};
+use crate::facts::{self, Facts, NodeState};
 use crate::version::DriverVersion;
 
 /// What the container should be.
@@ -17,6 +17,8 @@ pub struct Intent<'a> {
     pub version: &'a DriverVersion,
     /// The packages that should be installed.
     pub packages: &'a [String],
+    /// The versions that a lock has of them, which they must not be older than.
+    pub versions: &'a BTreeMap<String, String>,
     /// The files apt should read.
     pub files: &'a [AptFile],
     /// The nodes that should open.
@@ -203,6 +205,15 @@ fn packages(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
         intent.packages.iter().filter(|name| !is_there(name)).map(String::as_str).collect();
     if !missing.is_empty() {
         return Action::Do(format!("install {}", missing.join(" ")));
+    }
+    let is_older = |package: &&facts::Package| {
+        let locked = intent.versions.get(&package.name);
+        package.is_installed()
+            && locked.is_some_and(|locked| version::compare(&package.version, locked).is_lt())
+    };
+    if let Some(package) = facts.packages.iter().find(is_older) {
+        let locked = intent.versions.get(&package.name).map_or("", String::as_str);
+        return Action::Do(format!("bring {} from {} to {locked}", package.name, package.version));
     }
     if facts.dpkg_is_broken {
         return Action::Do("finish what an interrupted dpkg left behind".to_owned());

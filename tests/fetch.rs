@@ -74,7 +74,8 @@ impl World {
 }
 
 fn fetcher() -> Fetcher {
-    let options = FetchOptions { stall: Duration::from_secs(1), attempts: 3 };
+    let options =
+        FetchOptions { stall: Duration::from_secs(1), attempts: 3, ..FetchOptions::default() };
     Fetcher::new(options, Cancel::never().unwrap()).with_first_wait(Duration::from_millis(10))
 }
 

@@ -10,7 +10,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use nvstage::host::mount;
+use nvstage::host::mount::{self, Programs};
 
 struct Namespace(Child);
 
@@ -52,9 +52,9 @@ fn both_layers_appear_nothing_can_be_written_and_nothing_stays() {
         std::fs::write(layer.join(file), file).unwrap();
     }
     let container = Namespace::new();
-    mount::attach(container.0.id(), [&tree, &extra], TARGET).unwrap();
+    mount::attach(container.0.id(), [&tree, &extra], Programs::Run, TARGET).unwrap();
     // A second time, as after a run that was killed: nothing is stacked.
-    mount::attach(container.0.id(), [&tree, &extra], TARGET).unwrap();
+    mount::attach(container.0.id(), [&tree, &extra], Programs::Run, TARGET).unwrap();
     let (code, text) = container.shell(&format!("cat {TARGET}/installer {TARGET}/stand-in"));
     assert_eq!((code, text.as_str()), (0, "installerstand-in"));
 
@@ -75,6 +75,7 @@ fn both_layers_appear_nothing_can_be_written_and_nothing_stays() {
 #[test]
 fn a_container_that_is_gone_is_an_error_and_no_panic() {
     let directory = tempfile::tempdir().unwrap();
-    let error = mount::attach(u32::MAX - 1, [directory.path(), directory.path()], TARGET);
+    let error =
+        mount::attach(u32::MAX - 1, [directory.path(), directory.path()], Programs::Run, TARGET);
     assert!(error.unwrap_err().to_string().contains("--stage push"));
 }

@@ -1,6 +1,11 @@
 # Repository and packages, by the container's own apt.
-# $1 key path, $2 key text, $3 sources path, $4 sources text, $5 pins path, $6 pins text,
-# $7 patterns of packages that must not come in, $8 exceptions to them, then the packages
+# $1 ask or install; $2 the partial mirror shown inside, or - for the container's own sources and
+# the network; $3 sha1 where a key that SHA-1 binds is to be accepted, or -; $4 pins path, $5 pins
+# text; $6 key path, $7 key text, $8 sources path, $9 sources text, empty where they are not
+# wanted; ${10} patterns of packages that must not come in, ${11} exceptions to them; then the
+# packages, with a mirror as NAME=VERSION
+what=$1 mirror=$2 policy=$3
+work=/run/nvstage-apt
 
 put() { # put PATH TEXT: replaced in one step, and only if it differs
   if [ ! -f "$1" ] || [ "$(cat "$1"; echo .)" != "$2
@@ -11,23 +16,47 @@ put() { # put PATH TEXT: replaced in one step, and only if it differs
     }
   fi
 }
-# The pins first: from the moment the repository is known, no driver may come from it.
-put "$5" "$6"
-if [ -n "$3" ]; then
-  put "$1" "$2"
-  put "$3" "$4"
-fi
-denied=$7 allowed=$8
-shift 8
+put_all() { # the pins first: from the moment the repository is known, no driver may come from it
+  put "$pins" "$pins_text"
+  if [ -n "$sources" ]; then
+    put "$key" "$key_text"
+    put "$sources" "$sources_text"
+  fi
+}
+pins=$4 pins_text=$5 key=$6 key_text=$7 sources=$8 sources_text=$9
+denied=${10} allowed=${11}
+shift 11
 wait_until_up 60
 
-apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
-  -o Acquire::Retries=3 "$@"; }
-
-# What an interrupted dpkg left behind is finished first, or apt refuses everything.
-if [ -n "$(dpkg --audit)" ] || [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ]; then
-  dpkg --force-confdef --force-confold --configure -a </dev/null || :
+if [ "$mirror" = - ]; then
+  put_all
+  apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
+    -o Acquire::Retries=3 -o Acquire::ForceHash=SHA256 "$@"; }
+else
+  trap 'rm -rf "$work"' EXIT
+  trap 'exit 143' HUP INT TERM
+  rm -rf "$work" && mkdir -p "$work/lists/partial" || { say failed "make $work"; exit 1; }
+  if [ "$policy" = sha1 ]; then
+    SEQUOIA_CRYPTO_POLICY=$mirror/sequoia.toml
+    export SEQUOIA_CRYPTO_POLICY
+  fi
+  # Our sources alone, their indexes in a place of their own: those of the container stay as they
+  # are, and an old list in it cannot be taken for a newer one.
+  apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
+    -o Dir::Etc::sourcelist="$mirror/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+    -o Dir::Etc::preferences="$mirror/preferences" \
+    -o Dir::State::lists="$work/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+    -o Acquire::GzipIndexes=true -o Acquire::Languages=none -o Acquire::ForceHash=SHA256 \
+    -o APT::Get::Always-Include-Phased-Updates=true "$@"; }
 fi
+
+# What an interrupted dpkg left behind is finished, or apt refuses everything.
+finish_dpkg() {
+  if [ -n "$(dpkg --audit)" ] || [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ]; then
+    dpkg --force-confdef --force-confold --configure -a </dev/null || :
+  fi
+}
+[ "$mirror" != - ] || finish_dpkg
 
 # DPkg::Lock::Timeout is not for the lock on the lists, which the daily update holds after a boot.
 waited=0
@@ -40,6 +69,26 @@ until output=$(apt update </dev/null 2>&1); do
   exit 1
 done
 printf '%s\n' "$output"
+
+# What would be fetched: each file by its digest, which a mirror must have.
+uris() { apt -y --print-uris --no-remove --no-install-recommends install "$@" </dev/null 2>&1; }
+uris=$(uris "$@") || {
+  [ "$mirror" = - ] || [ "$what" = ask ] || { finish_dpkg; uris=$(uris "$@"); }
+} || {
+  printf '%s\n' "$uris"
+  say failed "apt-get --print-uris install"
+  exit 1
+}
+if [ "$mirror" != - ]; then
+  missing=$(printf '%s\n' "$uris" | sed -n "s/^'.*' \([^ ]*\) [0-9]* \([^ ]*\)\$/\2 \1/p" |
+    while read -r digest file; do
+      grep -qxF -e "$digest" "$mirror/packages" || echo "$file"
+    done)
+  if [ -n "$missing" ]; then
+    printf '%s\n' "$missing" | sed 's/^/@nvstage missing /'
+    exit 1
+  fi
+fi
 
 simulated=$(apt -s install --no-install-recommends "$@" </dev/null 2>&1) || {
   printf '%s\n' "$simulated"
@@ -62,7 +111,16 @@ if [ -n "$refused" ]; then
   printf '%s\n' "$refused" | sed 's/^/@nvstage refused /'
   exit 1
 fi
+if [ "$what" = ask ]; then
+  say end
+  exit 0
+fi
 
+# The driver's library, before and after: no package may take its place.
+cuda_library() { ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*libcuda\.so\.1 .* => //p' | head -n 1 | xargs -r readlink -f; }
+library=$(cuda_library)
+put_all
+finish_dpkg
 apt install -y --no-install-recommends --no-remove \
   -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
   -o APT::Keep-Downloaded-Packages=false "$@" </dev/null || { say failed "apt-get install"; exit 1; }
@@ -70,6 +128,20 @@ audit=$(dpkg --audit)
 if [ -n "$audit" ]; then
   printf '%s\n' "$audit"
   say failed "dpkg --audit"
+  exit 1
+fi
+for package; do
+  case $package in
+    *=*)
+      found=$(dpkg-query -W -f '${Version}' "${package%%=*}")
+      dpkg --compare-versions "$found" ge "${package#*=}" || {
+        say failed "check of ${package%%=*}: $found is installed, not ${package#*=}"
+        exit 1
+      } ;;
+  esac
+done
+if [ "$(cuda_library)" != "$library" ]; then
+  say failed "check of libcuda.so.1: a package replaced $library"
   exit 1
 fi
 say end

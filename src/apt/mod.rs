@@ -4,6 +4,14 @@
 //! NVIDIA's repository is flat (`deb URL /`) and carries no `Suite`; its package `cuda-keyring`
 //! would put the repository above the distribution for every name and is therefore not used.
 
+pub mod index;
+pub mod isolated;
+pub mod mirror;
+pub mod release;
+pub mod sources;
+pub mod system;
+pub mod version;
+
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 

@@ -101,10 +101,25 @@ const RECORD_VERSION: u32 = 1;
 /// Whether a record says that the file with this metadata was verified. A record that is missing
 /// or not understood says nothing.
 pub(super) fn is_recorded(record: &Path, metadata: &Metadata) -> bool {
-    fs::read(record)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok())
-        .is_some_and(|r| r.version == RECORD_VERSION && r.stamp == Stamp::of(metadata))
+    read(record).is_some_and(|stamp| stamp == Stamp::of(metadata))
+}
+
+/// Takes note that a file which was verified got or lost a link: nothing but its ctime and its
+/// number of links may have changed since; otherwise the old record stays, and the file is hashed
+/// again when it is used.
+pub(super) fn record_link(path: &Path, blob: &Path) -> Result<()> {
+    let metadata = fs::metadata(blob).map_err(|error| failed("read", blob, &error))?;
+    let now = Stamp::of(&metadata);
+    match read(path) {
+        Some(old) if old == now => Ok(()),
+        Some(old) if (Stamp { ctime: now.ctime, ..old }) == now => record(path, blob),
+        _ => Ok(()),
+    }
+}
+
+fn read(record: &Path) -> Option<Stamp> {
+    let record: Record = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+    (record.version == RECORD_VERSION).then_some(record.stamp)
 }
 
 /// Records that the file was verified just now.

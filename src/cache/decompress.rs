@@ -1,7 +1,7 @@
 //! The archive inside an installer, decompressed by a thread of its own.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::error::{Error, Result};
@@ -35,6 +35,29 @@ pub(super) fn archive(mut file: File, header: &Header) -> Result<Box<dyn Read + 
             .map_err(io::Error::other),
     };
     reader.map_err(unreadable)
+}
+
+/// Reads a file by the suffix of its name: `.xz`, `.gz`, `.zst`, or as it is.
+///
+/// # Errors
+/// Install error when a decompressor cannot be set up.
+pub fn decompressed(file: File, name: &str) -> Result<Box<dyn BufRead>> {
+    let file = BufReader::with_capacity(CHUNK, file);
+    let reader: io::Result<Box<dyn Read>> = match name.rsplit_once('.').map(|(_, suffix)| suffix) {
+        Some("gz") => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(file))),
+        Some("xz") => {
+            liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
+                .map(|stream| {
+                    Box::new(liblzma::bufread::XzDecoder::new_stream(file, stream)) as Box<_>
+                })
+                .map_err(io::Error::other)
+        }
+        Some("zst") => zstd::Decoder::with_buffer(file).map(|decoder| Box::new(decoder) as Box<_>),
+        _ => return Ok(Box::new(file)),
+    };
+    let reader =
+        reader.map_err(|error| Error::install(format!("decompress `{name}`")).because(error))?;
+    Ok(Box::new(BufReader::with_capacity(CHUNK, reader)))
 }
 
 type Chunk = io::Result<Vec<u8>>;

@@ -8,6 +8,7 @@
 //! verified-v1/<hex>         size, times and inode at the last verification of that blob
 //! partial-v1/<hex>          downloads in progress, each locked while it grows
 //! trees-v1/<hex>/           an installer unpacked: payload/, stand-ins/, index.json
+//! apt-v1/<hex>/              a partial mirror, its files linked from blobs
 //! locks-v1/<name>.lock      what a recipe resolved to
 //! ```
 //!
@@ -21,6 +22,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::apt::mirror::Layout;
 use crate::artifact::Artifact;
 use crate::digest::{Digest, hash_reader};
 use crate::error::{Error, Result};
@@ -32,11 +34,16 @@ use crate::host::files::{self, Lock, failed};
 mod blob;
 mod decompress;
 mod index;
+mod locks;
+mod mirror;
 mod tree;
 mod unpack;
 
 pub use blob::CachedArtifact;
+pub use decompress::decompressed;
 pub use index::TreeFile;
+pub use locks::{Locks, read_lock};
+pub use mirror::Workspace;
 pub use tree::Tree;
 
 /// How long the whole cache may be locked by someone who prunes it.
@@ -65,7 +72,9 @@ impl Cache {
     /// A host error when the directory cannot be made or written, or is locked for too long; the
     /// interruption.
     pub fn open(directory: &Path, cancel: &Cancel) -> Result<Self> {
-        for part in ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "locks-v1"] {
+        for part in
+            ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1"]
+        {
             files::create_directory(&directory.join(part))?;
         }
         let lock = Lock::shared(&directory.join(".lock"), CACHE_WAIT, cancel)?;
@@ -180,7 +189,7 @@ impl Cache {
         }
         files::remove_file(&record)?;
         files::remove_file(&path)?;
-        let text = format!("`{}` in the cache was damaged and is fetched again", path.display());
+        let text = format!("`{}` in the cache was damaged and is removed", path.display());
         events.emit(Event::Warning { text });
         Ok(None)
     }
@@ -200,22 +209,22 @@ impl Cache {
         tree::obtain(&self.trees(), (file, installer), (events, &self.cancel))
     }
 
-    /// The directory of the locks.
-    pub fn locks(&self) -> PathBuf {
-        self.directory.join("locks-v1")
-    }
-
-    /// The path of one lock.
-    pub fn lock_path(&self, name: &str) -> PathBuf {
-        self.locks().join(name)
-    }
-
-    /// Writes one lock in one piece.
+    /// The partial mirror with this layout, made of blobs that are all here: now, or before.
     ///
     /// # Errors
-    /// A host error that names the file.
-    pub fn write_lock(&self, name: &str, text: &str) -> Result<()> {
-        files::replace(&self.lock_path(name), text.as_bytes())
+    /// An installation error naming a blob that is missing or damaged; a host error when the
+    /// cache cannot be written; the interruption.
+    pub fn mirror(&self, layout: &Layout, events: &dyn Events) -> Result<PathBuf> {
+        mirror::obtain(self, layout, events)
+    }
+
+    /// A directory of this process's own on the cache's file system, removed when dropped; what
+    /// killed processes left is removed now.
+    ///
+    /// # Errors
+    /// A host error when it cannot be made.
+    pub fn workspace(&self) -> Result<Workspace> {
+        mirror::workspace(&self.mirrors())
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -224,6 +233,20 @@ impl Cache {
 
     fn record(&self, digest: &Digest) -> PathBuf {
         self.directory.join("verified-v1").join(digest.to_string())
+    }
+
+    /// A directory with nothing in it.
+    ///
+    /// # Errors
+    /// A host error when it cannot be made.
+    pub fn nothing(&self) -> Result<PathBuf> {
+        let path = self.mirrors().join(".nothing");
+        files::create_directory(&path)?;
+        Ok(path)
+    }
+
+    fn mirrors(&self) -> PathBuf {
+        self.directory.join("apt-v1")
     }
 
     fn partials(&self) -> PathBuf {
@@ -263,8 +286,11 @@ impl Cache {
         Ok(CachedArtifact::new(path, fetched.digest, fetched.size))
     }
 
-    /// Makes bytes a blob.
-    fn store(&self, bytes: &[u8]) -> Result<CachedArtifact> {
+    /// Makes bytes a blob: those of small files that were verified in memory.
+    ///
+    /// # Errors
+    /// A host error when the cache cannot be written.
+    pub fn store(&self, bytes: &[u8]) -> Result<CachedArtifact> {
         let digest = Digest::of(bytes);
         let path = self.blob(&digest);
         let intact =

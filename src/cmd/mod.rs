@@ -14,16 +14,18 @@ use clap::{Args, ValueEnum};
 
 use crate::cache::Cache;
 use crate::ctid::Ctid;
+use crate::engine::closure::Sha1Bound;
+use crate::engine::stock::Rules;
 use crate::engine::supplies::{PublishedDigest, Supplies};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
-use crate::fetch::{FetchOptions, Fetcher};
+use crate::fetch::{FetchOptions, Fetcher, Network};
 use crate::gpu::GpuAssignment;
 use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
 use crate::phoenix::PhoenixConfigs;
-use crate::recipe::{Overrides, Recipe};
+use crate::recipe::{FULL, Overrides, Recipe};
 use crate::runtime::{self, Choice, Runtime};
 
 /// The recipe that is used unless another one is named.
@@ -48,6 +50,9 @@ pub struct RecipeArguments {
     /// Change a value of the recipe: driver, installer.url, repository.url, packages
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// What of the recipe to install: full, build (to compile), runtime (to run)
+    #[arg(long, value_name = "NAME", default_value = FULL)]
+    pub profile: String,
     #[arg(long = "driver-version", env = "NVIDIA_DRIVER_VERSION", hide = true)]
     driver: Option<String>,
     #[arg(long = "repository-url", env = "NVIDIA_REPO_URL", hide = true)]
@@ -65,6 +70,33 @@ pub struct SourceArguments {
     /// Give up on a server that sends nothing for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
+    /// Use the cache alone: any attempt to open a network connection is an error
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// How packages from the cache are used.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MirrorArguments {
+    /// Refuse packages whose newest signed release is older than this many days
+    #[arg(long, value_name = "DAYS")]
+    pub max_age: Option<u32>,
+    /// Let an apt that refuses keys bound by SHA-1 accept a pinned one, for this call
+    #[arg(long)]
+    pub allow_sha1_bound_key: bool,
+}
+
+impl MirrorArguments {
+    /// The same for the engine.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            max_age: self.max_age,
+            sha1: match self.allow_sha1_bound_key {
+                true => Sha1Bound::Allowed,
+                false => Sha1Bound::Refused,
+            },
+        }
+    }
 }
 
 /// Which containers, and how they are driven.
@@ -130,7 +162,8 @@ impl RecipeArguments {
     /// The default recipe with these settings, and nothing from the environment.
     pub fn shipped_default(set: Vec<String>) -> Self {
         let recipe = DEFAULT_RECIPE.to_owned();
-        Self { recipe, set, driver: None, repository_url: None, installer_url: None }
+        let profile = FULL.to_owned();
+        Self { recipe, set, profile, driver: None, repository_url: None, installer_url: None }
     }
 
     /// The recipe with what is different from it: by a file, by the environment, by `--set`, each
@@ -146,30 +179,32 @@ impl RecipeArguments {
             packages: None,
         };
         let settings = Overrides::from_settings(&self.set)?;
-        self.load(context)?.with(file)?.with(&environment)?.with(&settings)
+        let recipe = load_recipe(context, &self.recipe)?.with_profile(&self.profile)?;
+        recipe.with(file)?.with(&environment)?.with(&settings)
     }
+}
 
-    fn load(&self, context: &Context<'_>) -> Result<Recipe> {
-        let name = &self.recipe;
-        let is_path = name.contains('/') || name.ends_with(".toml");
-        // The administrator's own comes before a shipped one of the same name.
-        let own = context.host.paths.recipes().join(format!("{name}.toml"));
-        let path = match !is_path && own.exists() {
-            true => own,
-            false => PathBuf::from(name),
-        };
-        if let (false, true, Some(recipe)) =
-            (is_path, path == Path::new(name), Recipe::shipped(name))
-        {
-            return recipe;
-        }
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            Error::input(format!("read the recipe `{name}`"))
-                .because(error)
-                .hint(format!("shipped recipes: {}", Recipe::shipped_names().join(", ")))
-        })?;
-        Recipe::parse(&text, &path.to_string_lossy())
+/// A recipe by its name, or the path of its file.
+///
+/// # Errors
+/// Invalid input.
+pub fn load_recipe(context: &Context<'_>, name: &str) -> Result<Recipe> {
+    let is_path = name.contains('/') || name.ends_with(".toml");
+    // The administrator's own comes before a shipped one of the same name.
+    let own = context.host.paths.recipes().join(format!("{name}.toml"));
+    let path = match !is_path && own.exists() {
+        true => own,
+        false => PathBuf::from(name),
+    };
+    if let (false, true, Some(recipe)) = (is_path, path == Path::new(name), Recipe::shipped(name)) {
+        return recipe;
     }
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Error::input(format!("read the recipe `{name}`"))
+            .because(error)
+            .hint(format!("shipped recipes: {}", Recipe::shipped_names().join(", ")))
+    })?;
+    Recipe::parse(&text, &path.to_string_lossy())
 }
 
 impl TargetArguments {
@@ -239,7 +274,14 @@ impl Stores {
     /// # Errors
     /// Install error when the cache cannot be made.
     pub fn open(context: &Context<'_>, arguments: &SourceArguments) -> Result<Self> {
-        let options = FetchOptions { stall: Duration::from_secs(arguments.timeout), attempts: 5 };
+        let options = FetchOptions {
+            stall: Duration::from_secs(arguments.timeout),
+            attempts: 5,
+            network: match arguments.offline {
+                true => Network::Forbidden,
+                false => Network::Allowed,
+            },
+        };
         Ok(Self {
             cache: Cache::open(&context.host.paths.cache(), &context.host.cancel)?,
             fetcher: Fetcher::new(options, context.host.cancel.clone()),
@@ -256,6 +298,7 @@ impl Stores {
             cache: &self.cache,
             fetcher: &self.fetcher,
             events: context.events,
+            cancel: &context.host.cancel,
             published: self.published,
         }
     }
@@ -264,8 +307,13 @@ impl Stores {
 impl Context<'_> {
     /// The log of this run for one container; a log that cannot be written is a warning.
     pub fn log(&self, ctid: &Ctid) -> RunLog {
+        self.log_of(ctid.as_str())
+    }
+
+    /// The log of this run for something else than a container.
+    pub fn log_of(&self, name: &str) -> RunLog {
         let directory = self.host.paths.logs().join(&self.run);
-        RunLog::open(&directory, ctid.as_str()).unwrap_or_else(|error| {
+        RunLog::open(&directory, name).unwrap_or_else(|error| {
             let text = format!("no log is written to `{}`: {error}", directory.display());
             self.events.emit(Event::Warning { text });
             RunLog::none()

@@ -4,7 +4,9 @@
 use clap::Args;
 
 use super::provision;
-use super::{Context, RecipeArguments, RuntimeArgument, SourceArguments, TargetArguments};
+use super::{
+    Context, MirrorArguments, RecipeArguments, RuntimeArgument, SourceArguments, TargetArguments,
+};
 use crate::error::Result;
 use crate::phoenix::PhoenixRequest;
 use crate::report::Report;
@@ -45,7 +47,8 @@ pub fn run(
             runtime: RuntimeArgument::Auto,
         },
         recipe: RecipeArguments::shipped_default(settings),
-        sources: SourceArguments { trust_tls: false, timeout: 30 },
+        sources: SourceArguments { trust_tls: false, timeout: 30, offline: false },
+        mirror: MirrorArguments::default(),
         stage: provision::StageArgument::Mount,
         restore_state: false,
     };

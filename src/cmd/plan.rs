@@ -1,6 +1,6 @@
 //! `nvstage plan CTID…`: what `provision` would do; no container is changed, nothing fetched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde::Serialize;
@@ -10,11 +10,13 @@ use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
+use crate::engine::provision::locked_versions;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look};
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::facts::Facts;
+use crate::fetch::Network;
 use crate::host::runlog::RunLog;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
 use crate::runtime::{Runtime, Session};
@@ -147,13 +149,14 @@ fn one(
         None => None,
     };
     let mut result = ContainerPlan::new(ctid);
-    let files = match &seen {
+    let (files, versions) = match &seen {
         Some((facts, _)) => apt_files(wish, supplies, facts, &mut result.downloads)?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     let intent = Intent {
         version: &wish.version,
         packages: wish.recipe.packages(),
+        versions: &versions,
         files: &files,
         nodes: &wish.nodes,
     };
@@ -216,11 +219,17 @@ fn apt_files(
     supplies: &Supplies<'_>,
     facts: &Facts,
     downloads: &mut Vec<Download>,
-) -> Result<Vec<AptFile>> {
-    if wish.recipe.packages().is_empty() {
-        return Ok(Vec::new());
+) -> Result<(Vec<AptFile>, BTreeMap<String, String>)> {
+    let recipe = &wish.recipe;
+    if recipe.packages().is_empty() {
+        return Ok(Default::default());
     }
-    let mut files = vec![apt::pins(wish.recipe.denied_packages(), wish.recipe.allowed_packages())];
+    let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
+    let lock = supplies.stock(recipe, &facts.distribution, facts.architecture)?;
+    let versions = lock.map(|lock| locked_versions(&lock, recipe.packages())).unwrap_or_default();
+    if supplies.fetcher.network() == Network::Forbidden {
+        return Ok((files, versions));
+    }
     match supplies.repository_at_hand(&wish.recipe, &facts.distribution, facts.architecture)? {
         Some(repository) => files.extend(repository.files()),
         None => {
@@ -228,7 +237,7 @@ fn apt_files(
             downloads.push(Download { name, bytes: None });
         }
     }
-    Ok(files)
+    Ok((files, versions))
 }
 
 fn parts(plan: &Plan) -> Vec<(&'static str, String)> {

@@ -2,7 +2,10 @@
 
 use clap::Args;
 
-use super::{Context, RecipeArguments, Request, SourceArguments, Stores, Target, TargetArguments};
+use super::{
+    Context, MirrorArguments, RecipeArguments, Request, SourceArguments, Stores, Target,
+    TargetArguments,
+};
 use crate::ctid::Ctid;
 use crate::engine::provision::{self, Manner, Means};
 use crate::engine::supplies::{Driver, Supplies};
@@ -23,6 +26,8 @@ pub struct Arguments {
     pub(crate) recipe: RecipeArguments,
     #[command(flatten)]
     pub(crate) sources: SourceArguments,
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArguments,
     /// How the installer gets inside: mount (nothing is copied), or push
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = StageArgument::Mount)]
     pub(crate) stage: StageArgument,
@@ -57,6 +62,7 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
             true => AtTheEnd::RestoreState,
             false => AtTheEnd::KeepRunning,
         },
+        rules: arguments.mirror.rules(),
     };
     let stores = Stores::open(context, &arguments.sources)?;
     carry_out(context, &request, (&*runtime, &stores), manner)

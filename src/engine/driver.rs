@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::engine::shown::{self, Shown};
 use crate::engine::supplies::Driver;
 use crate::engine::survey;
 use crate::engine::wish::Stage;
 use crate::error::{Error, Result};
-use crate::host::mount;
+use crate::host::mount::Programs;
 use crate::host::process::Ended;
 use crate::host::rootfs::ContainerRoot;
 use crate::plan::DriverState;
@@ -20,9 +21,6 @@ use crate::version::DriverVersion;
 const INSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("install.sh"));
 const CLEAN: &str = concat!(include_str!("../prelude.sh"), include_str!("clean.sh"));
 
-/// Where the tree appears inside a container: not below `/run` or `/tmp`, over which a booting
-/// system mounts its own.
-const TREE: &str = "/var/lib/nvstage";
 /// Where the `.run` is copied to inside a container: a directory that root alone can enter.
 const RUN: &str = "/root/.nvstage.run";
 /// The installer's log inside the container.
@@ -146,8 +144,8 @@ pub fn check_room(root: &ContainerRoot, package: Package<'_>, stage: Stage) -> R
 #[derive(Debug)]
 pub struct Staged<'a> {
     session: &'a Session<'a>,
-    stage: Stage,
-    pid: u32,
+    /// `None` when it was copied.
+    shown: Option<Shown<'a>>,
     clean: bool,
 }
 
@@ -161,22 +159,16 @@ pub fn stage<'a>(
     stage: Stage,
     pid: u32,
 ) -> Result<Staged<'a>> {
-    let mut staged = Staged { session, stage, pid, clean: false };
-    let done = match stage {
-        Stage::Mount => {
-            let tree = &package.driver.tree;
-            mount::attach(pid, [tree.payload(), tree.stand_ins()], TREE)
-        }
-        Stage::Push => session.push(package.driver.file.path(), RUN),
-    };
-    match done {
-        Ok(()) => Ok(staged),
-        Err(error) => {
-            // The first error counts; cleaning up is tried all the same.
-            let _ = staged.take_back();
-            Err(error.on(session.ctid))
-        }
+    if stage == Stage::Mount {
+        let tree = &package.driver.tree;
+        let layers = [tree.payload(), tree.stand_ins()];
+        let shown = shown::show(session, pid, layers, Programs::Run)?;
+        return Ok(Staged { session, shown: Some(shown), clean: true });
     }
+    let staged = Staged { session, shown: None, clean: false };
+    // What a failed copy left is removed when `staged` is dropped.
+    session.push(package.driver.file.path(), RUN).map_err(|error| error.on(session.ctid))?;
+    Ok(staged)
 }
 
 impl Staged<'_> {
@@ -185,14 +177,14 @@ impl Staged<'_> {
     /// # Errors
     /// Install error with the diagnosis and the end of the installer's log.
     pub fn install(&mut self, package: Package<'_>) -> Result<()> {
-        let tree = if self.stage == Stage::Mount { TREE } else { "-" };
+        let tree = if self.shown.is_some() { shown::PLACE } else { "-" };
         let sha256 = package.driver.file.digest().to_string();
         let mut arguments: Vec<String> = [tree, RUN, &sha256, LOG].map(str::to_owned).into();
         let installer_options = package.recipe.installer_options();
         arguments.extend(options::flags(installer_options, package.version, LOG));
         let inside = Inside { script: INSTALL, arguments, limit: LIMIT };
         let ran = self.session.run_inside(&inside)?;
-        self.clean = self.stage == Stage::Push && ran.answer.has("end");
+        self.clean = self.shown.is_some() || ran.answer.has("end");
         let failed = || Error::install(format!("install driver {}", package.version));
         if let Some(found) = ran.answer.get("damaged") {
             return Err(failed()
@@ -243,26 +235,23 @@ impl Staged<'_> {
     /// # Errors
     /// Host error when it cannot be taken away.
     pub fn remove(mut self) -> Result<()> {
-        self.take_back()
+        match self.shown.take() {
+            Some(shown) => shown.remove(),
+            None => self.take_back(),
+        }
     }
 
+    /// Removes a copy; what is shown goes away by itself.
     fn take_back(&mut self) -> Result<()> {
-        if self.clean {
+        // A container that stopped has nothing to be asked; the next run removes the copy.
+        if self.clean || self.session.init_process()?.is_none() {
             return Ok(());
         }
         self.clean = true;
-        // A container that stopped took everything in its memory with it.
-        let pid = self.session.init_process()?;
-        match self.stage {
-            Stage::Mount if pid == Some(self.pid) => mount::detach(self.pid, TREE),
-            Stage::Push if pid.is_some() => {
-                let limit = Duration::from_secs(60);
-                let inside = Inside { script: CLEAN, arguments: Vec::new(), limit };
-                self.session.run_inside_regardless(&inside).map(drop)
-            }
-            _ => Ok(()),
-        }
-        .map_err(|error| error.on(self.session.ctid))
+        let inside =
+            Inside { script: CLEAN, arguments: Vec::new(), limit: Duration::from_secs(60) };
+        let removed = self.session.run_inside_regardless(&inside).map(drop);
+        removed.map_err(|error| error.on(self.session.ctid))
     }
 }
 

@@ -4,11 +4,20 @@
 //! [`supplies`] fetches and verifies; [`provision`] carries out the steps ([`configure`],
 //! [`driver`], [`packages`]); [`check`] judges the result.
 
+pub mod chain;
 pub mod check;
+pub mod closure;
 pub mod configure;
 pub mod driver;
+pub mod locked;
+pub mod metadata;
 pub mod packages;
 pub mod provision;
+pub mod resolve;
+pub mod shown;
+pub mod stock;
 pub mod supplies;
 pub mod survey;
+pub mod systems;
+pub mod transfer;
 pub mod wish;

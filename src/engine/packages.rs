@@ -1,36 +1,120 @@
-//! The repository and the packages, installed by the container's own apt.
+//! The repository and the packages, installed by the container's own apt: from a partial mirror
+//! that is shown inside, or from the network.
 
 use std::time::Duration;
 
 use crate::apt::{self, AptFile};
+use crate::engine::closure::Sha1Bound;
+use crate::engine::shown::{self, Shown};
+use crate::engine::stock::Mirror;
 use crate::error::{Error, Result};
+use crate::host::mount::Programs;
 use crate::recipe::Recipe;
-use crate::runtime::{Inside, Session};
+use crate::runtime::{Inside, Ran, Session};
 
 /// The whole toolkit is some gigabytes over a network of unknown speed.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
-/// Writes pins, key and source, and installs the recipe's packages. `files` holds the pins first,
-/// then key and source where the recipe has a repository.
+/// What apt in a container is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The files that apt reads: pins, and key and source where they are wanted.
+    pub files: &'a [AptFile],
+    /// Where the packages come from; `None` means the network.
+    pub mirror: Option<&'a Mirror>,
+    /// The container's first process.
+    pub pid: u32,
+}
+
+/// What apt would do with a mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// The mirror has everything.
+    Complete,
+    /// It lacks these files.
+    Lacking(Vec<String>),
+}
+
+/// Asks the container's apt what it would install, and compares that with the mirror. Nothing in
+/// the container changes.
 ///
 /// # Errors
 /// Install error with apt's own last words and what they mean.
-pub fn install(session: &Session<'_>, recipe: &Recipe, files: &[AptFile]) -> Result<()> {
-    let file = |path: &str| files.iter().find(|file| file.path == path);
-    let mut arguments = Vec::new();
-    for path in [apt::KEY_PATH, apt::SOURCES_PATH, apt::PINS_PATH] {
-        let found = file(path);
+pub fn ask(session: &Session<'_>, job: Job<'_>) -> Result<Asked> {
+    let ran = run(session, job, "ask")?;
+    let missing: Vec<String> = ran.answer.all("missing").map(str::to_owned).collect();
+    if !missing.is_empty() {
+        return Ok(Asked::Lacking(missing));
+    }
+    judge(session, job, &ran).map(|()| Asked::Complete)
+}
+
+/// The error for a mirror that lacks files which a container needs.
+pub fn lacking(session: &Session<'_>, missing: &[String]) -> Error {
+    let count = missing.len();
+    Error::install(format!("install packages offline: the cache lacks {count} that it needs"))
+        .because(missing.join("\n"))
+        .hint(format!(
+            "on a host with network: `nvstage prefetch --for {}`, or for the template it was made from",
+            session.ctid
+        ))
+}
+
+/// Writes pins, and key and source where they are wanted, and installs the recipe's packages.
+///
+/// # Errors
+/// Install error with apt's own last words and what they mean.
+pub fn install(session: &Session<'_>, job: Job<'_>) -> Result<()> {
+    let ran = run(session, job, "install")?;
+    let missing: Vec<String> = ran.answer.all("missing").map(str::to_owned).collect();
+    if !missing.is_empty() {
+        return Err(lacking(session, &missing));
+    }
+    judge(session, job, &ran)
+}
+
+fn run(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Ran> {
+    let shown: Option<Shown<'_>> = match job.mirror {
+        Some(mirror) => {
+            let layers = [mirror.directory.as_path(), mirror.nothing.as_path()];
+            Some(shown::show(session, job.pid, layers, Programs::Refused)?)
+        }
+        None => None,
+    };
+    let arguments = arguments(job, what);
+    let ran = session.run_inside(&Inside { script: apt::SCRIPT, arguments, limit: LIMIT });
+    let removed = shown.map_or(Ok(()), Shown::remove);
+    let ran = ran?;
+    removed?;
+    Ok(ran)
+}
+
+fn arguments(job: Job<'_>, what: &str) -> Vec<String> {
+    let accepts_sha1 = job.mirror.is_some_and(|mirror| mirror.sha1 == Sha1Bound::Allowed);
+    let place = job.mirror.map_or("-", |_| shown::PLACE);
+    let policy = if accepts_sha1 { "sha1" } else { "-" };
+    let mut arguments: Vec<String> = [what, place, policy].map(str::to_owned).into();
+    for path in [apt::PINS_PATH, apt::KEY_PATH, apt::SOURCES_PATH] {
+        let found = job.files.iter().find(|file| file.path == path);
         arguments.push(found.map_or(String::new(), |file| file.path.to_owned()));
         arguments.push(found.map_or(String::new(), |file| file.text.clone()));
     }
-    arguments.push(recipe.denied_packages().join(" "));
-    arguments.push(recipe.allowed_packages().join(" "));
-    arguments.extend(recipe.packages().iter().cloned());
-    let ran = session.run_inside(&Inside { script: apt::SCRIPT, arguments, limit: LIMIT })?;
+    arguments.push(job.recipe.denied_packages().join(" "));
+    arguments.push(job.recipe.allowed_packages().join(" "));
+    match job.mirror {
+        Some(mirror) => arguments.extend(mirror.wanted(job.recipe.packages())),
+        None => arguments.extend(job.recipe.packages().iter().cloned()),
+    }
+    arguments
+}
+
+fn judge(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<()> {
     if ran.answer.has("end") {
         return Ok(());
     }
-    let error = Error::install(format!("install {}", recipe.packages().join(" ")));
+    let error = Error::install(format!("install {}", job.recipe.packages().join(" ")));
     let is_refused = ran.answer.has("refused") || ran.answer.has("failed");
     if !is_refused && session.is_gone_within(Duration::from_secs(3))? {
         return Err(error

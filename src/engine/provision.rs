@@ -4,12 +4,14 @@
 //! restart if needed; stage and install the driver; repository and packages; check; report. Every
 //! step says what it came to; the first failure ends the job, and staging is undone in any case.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::apt::{self, AptFile};
 use crate::engine::check::{self, Checked, Evidence, Verdict};
 use crate::engine::driver::{self, Package};
+use crate::engine::packages::Asked;
+use crate::engine::stock::{self, Mirror, Rules};
 use crate::engine::supplies::{Driver, Repository, Supplies};
 use crate::engine::survey::{self, Look, Outside};
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
@@ -17,6 +19,8 @@ use crate::engine::{configure, packages};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::facts::Facts;
+use crate::fetch::Network;
+use crate::lock::Lock;
 use crate::plan::{Action, DriverState, Intent, Plan, Power, Situation};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
@@ -28,6 +32,8 @@ pub struct Manner {
     pub stage: Stage,
     /// What happens at the end to a container that was stopped.
     pub at_the_end: AtTheEnd,
+    /// What is accepted of the cache's packages.
+    pub rules: Rules,
 }
 
 /// Everything a job needs that is the same for every container of a run.
@@ -58,6 +64,25 @@ struct Inside {
     facts: Facts,
     driver: DriverState,
     answering: BTreeSet<String>,
+}
+
+/// Where a container's packages come from.
+#[derive(Debug, Default)]
+struct Goods {
+    /// The files that apt reads inside.
+    files: Vec<AptFile>,
+    /// The lock with the packages, if the cache has them.
+    lock: Option<Lock>,
+    /// The versions that the lock has of the wanted packages.
+    versions: BTreeMap<String, String>,
+    /// The mirror, once apt was asked and it has everything.
+    mirror: Option<Mirror>,
+}
+
+/// The versions that a lock has of some packages.
+pub fn locked_versions(lock: &Lock, names: &[String]) -> BTreeMap<String, String> {
+    let version = |name: &String| Some((name.clone(), stock::version(lock, name)?.to_owned()));
+    names.iter().filter_map(version).collect()
 }
 
 /// Provisions one container. The report holds the error, if there was one.
@@ -138,13 +163,17 @@ impl Job<'_> {
     }
 
     fn put_right(&mut self, outside: Outside, seen: Option<Inside>) -> Result<()> {
-        let files = match &seen {
-            Some(seen) => Some(self.apt_files(&seen.facts)?),
+        let mut goods = match &seen {
+            Some(seen) => Some(self.goods(&seen.facts)?),
             None => None,
         };
-        let plan = self.plan(&outside, seen.as_ref(), files.as_deref().unwrap_or_default());
+        let plan = self.plan(&outside, seen.as_ref(), goods.as_ref());
         if let Some(seen) = seen.as_ref().filter(|_| plan.driver.changes()) {
             self.check_room(seen.pid)?;
+        }
+        if let (Some(seen), Some(goods)) = (&seen, &mut goods) {
+            // Before anything is touched.
+            self.ask(&plan, seen, goods)?;
         }
         self.passthrough(&outside, &plan)?;
         let pid = self.power(&outside, &plan)?;
@@ -152,27 +181,34 @@ impl Job<'_> {
             return Err(Error::restart("find the container running"));
         };
         // A container that was stopped is looked into now, and planned once more.
-        let (seen, files, plan) = match (seen, files) {
-            (Some(seen), Some(files)) => (Inside { pid, ..seen }, files, plan),
-            _ => self.step(Step::Facts, |job| {
-                let seen = job.look_inside(pid, 60)?;
-                let files = job.apt_files(&seen.facts)?;
-                let plan = job.plan(&outside, Some(&seen), &files);
-                Ok((Outcome::Unchanged(describe(Some(&seen))), (seen, files, plan)))
-            })?,
+        let (seen, goods, plan) = match (seen, goods) {
+            (Some(seen), Some(goods)) => (Inside { pid, ..seen }, goods, plan),
+            _ => {
+                let (seen, mut goods, plan) = self.step(Step::Facts, |job| {
+                    let seen = job.look_inside(pid, 60)?;
+                    let goods = job.goods(&seen.facts)?;
+                    let plan = job.plan(&outside, Some(&seen), Some(&goods));
+                    Ok((Outcome::Unchanged(describe(Some(&seen))), (seen, goods, plan)))
+                })?;
+                self.ask(&plan, &seen, &mut goods)?;
+                (seen, goods, plan)
+            }
         };
         self.driver(&plan, &seen)?;
-        self.packages(&plan, &files)?;
+        self.packages(&plan, &goods, pid)?;
         let was_changed = plan.changes() || outside.pid.is_none();
         self.checks(seen, if was_changed { Fresh::LookAgain } else { Fresh::AsSeen })
     }
 
-    fn plan(&self, outside: &Outside, seen: Option<&Inside>, files: &[AptFile]) -> Plan {
+    fn plan(&self, outside: &Outside, seen: Option<&Inside>, goods: Option<&Goods>) -> Plan {
         let wish = self.means.wish;
+        let none = Goods::default();
+        let goods = goods.unwrap_or(&none);
         let intent = Intent {
             version: &wish.version,
             packages: wish.recipe.packages(),
-            files,
+            versions: &goods.versions,
+            files: &goods.files,
             nodes: &wish.nodes,
         };
         let nothing = BTreeSet::new();
@@ -206,23 +242,70 @@ impl Job<'_> {
         Package { recipe: &wish.recipe, driver, version: &wish.version }
     }
 
-    /// Pins, and key and source where the recipe has packages.
-    fn apt_files(&self, facts: &Facts) -> Result<Vec<AptFile>> {
+    /// Where the packages come from, and the files that apt reads for it; nothing where the recipe
+    /// has no packages.
+    fn goods(&self, facts: &Facts) -> Result<Goods> {
         let Means { wish, supplies, driver, .. } = self.means;
         if wish.recipe.packages().is_empty() {
-            return Ok(Vec::new());
+            return Ok(Goods::default());
         }
         if !facts.has_apt {
             let what = format!("install {}: it has no `apt-get`", wish.recipe.packages().join(" "));
             return Err(Error::install(what)
                 .hint("`--recipe driver-only` installs the driver's userland alone"));
         }
-        let distribution = &facts.distribution;
-        let repository = supplies.repository(&wish.recipe, distribution, facts.architecture)?;
-        self.record(distribution, &repository, driver)?;
-        let [key, sources] = repository.files();
-        let pins = apt::pins(wish.recipe.denied_packages(), wish.recipe.allowed_packages());
-        Ok(vec![pins, key, sources])
+        let (recipe, distribution) = (&wish.recipe, &facts.distribution);
+        recipe.repository(distribution, facts.architecture)?;
+        let lock = supplies.stock(recipe, distribution, facts.architecture)?;
+        let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
+        if supplies.fetcher.network() == Network::Allowed {
+            let repository = supplies.repository(recipe, distribution, facts.architecture)?;
+            self.record(distribution, &repository, driver)?;
+            files.extend(repository.files());
+        }
+        let versions = lock.as_ref().map(|lock| locked_versions(lock, recipe.packages()));
+        Ok(Goods { files, versions: versions.unwrap_or_default(), lock, mirror: None })
+    }
+
+    /// Makes the mirror ready and asks the container's apt whether it has everything. Where it has
+    /// not, the network serves if it may be used.
+    fn ask(&mut self, plan: &Plan, seen: &Inside, goods: &mut Goods) -> Result<()> {
+        let Some(lock) = goods.lock.clone().filter(|_| plan.packages.changes()) else {
+            return Ok(());
+        };
+        let asked = self.ask_apt(lock, seen, goods);
+        let is_offline = self.means.supplies.fetcher.network() == Network::Forbidden;
+        match asked {
+            Ok((mirror, Asked::Complete)) => {
+                goods.mirror = Some(mirror);
+                return Ok(());
+            }
+            Ok((_, Asked::Lacking(missing))) if is_offline => {
+                Err(packages::lacking(self.session, &missing))
+            }
+            Ok((_, Asked::Lacking(missing))) => {
+                let count = missing.len();
+                self.warn(&format!(
+                    "the cache lacks {count} packages that it needs: apt fetches all"
+                ));
+                return Ok(());
+            }
+            Err(error) => Err(error),
+        }
+        .or_else(|error: Error| self.step(Step::Packages, |_| Err(error)))
+    }
+
+    fn ask_apt(&self, lock: Lock, seen: &Inside, goods: &Goods) -> Result<(Mirror, Asked)> {
+        let Means { wish, supplies, manner, .. } = self.means;
+        let mirror = supplies.stocked(lock, &wish.recipe, (&seen.facts, manner.rules))?;
+        let job = packages::Job {
+            recipe: &wish.recipe,
+            files: &goods.files,
+            mirror: Some(&mirror),
+            pid: seen.pid,
+        };
+        let asked = packages::ask(self.session, job)?;
+        Ok((mirror, asked))
     }
 
     fn record(&self, distribution: &str, repository: &Repository, driver: &Driver) -> Result<()> {
@@ -333,14 +416,17 @@ impl Job<'_> {
         })
     }
 
-    fn packages(&mut self, plan: &Plan, files: &[AptFile]) -> Result<()> {
+    fn packages(&mut self, plan: &Plan, goods: &Goods, pid: u32) -> Result<()> {
         let action = plan.packages.clone();
         self.step(Step::Packages, |job| match action {
             Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
             Action::Do(what) | Action::Unknown(what) => {
-                job.detail(format!("apt inside: {what}"));
-                packages::install(job.session, &job.means.wish.recipe, files)?;
-                Ok((Outcome::Changed(what), ()))
+                let from = goods.mirror.as_ref().map_or("the network", |_| "the cache");
+                job.detail(format!("apt inside, from {from}: {what}"));
+                let Goods { files, mirror, .. } = goods;
+                let (recipe, mirror) = (&job.means.wish.recipe, mirror.as_ref());
+                packages::install(job.session, packages::Job { recipe, files, mirror, pid })?;
+                Ok((Outcome::Changed(format!("{what}, from {from}")), ()))
             }
         })
     }

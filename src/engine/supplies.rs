@@ -1,7 +1,5 @@
 //! Where artifacts come from: the cache, and behind it the network.
 
-use std::path::Path;
-
 use crate::apt;
 use crate::architecture::Architecture;
 use crate::artifact::{Artifact, Trust};
@@ -10,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fetch::Fetcher;
 use crate::fingerprint::Fingerprint;
+use crate::host::cancel::Cancel;
 use crate::lock::{Lock, LockedInstaller, LockedKey};
 use crate::openpgp;
 use crate::recipe::Recipe;
@@ -35,6 +34,8 @@ pub struct Supplies<'a> {
     pub fetcher: &'a Fetcher,
     /// Who hears of progress.
     pub events: &'a dyn Events,
+    /// Whether the work was asked to stop.
+    pub cancel: &'a Cancel,
     /// What to do about an installer without a pinned digest.
     pub published: PublishedDigest,
 }
@@ -78,6 +79,29 @@ impl Supplies<'_> {
     ) -> Result<Driver> {
         let mut artifact = recipe.installer(version, architecture)?;
         let trust = self.settle_digest(&mut artifact, recipe, version)?;
+        self.unpacked(artifact, trust, (version, architecture))
+    }
+
+    /// The installer that a lock names: under the recipe's pin, or where it has none under the
+    /// lock's digest.
+    ///
+    /// # Errors
+    /// Install error.
+    pub fn driver_of_lock(&self, recipe: &Recipe, lock: &Lock) -> Result<Driver> {
+        let locked = &lock.installer;
+        let mut artifact = recipe.installer(&locked.version, lock.architecture)?;
+        let trust = if artifact.digest.is_some() { Trust::Pinned } else { locked.trust };
+        artifact.digest.get_or_insert(locked.sha256);
+        self.unpacked(artifact, trust, (&locked.version, lock.architecture))
+    }
+
+    fn unpacked(
+        &self,
+        artifact: Artifact,
+        trust: Trust,
+        what: (&DriverVersion, Architecture),
+    ) -> Result<Driver> {
+        let (version, architecture) = what;
         let file = self.cache.obtain(&artifact, self.fetcher, self.events)?;
         let installer =
             Installer { name: artifact.name.clone(), version: version.clone(), architecture };
@@ -149,8 +173,7 @@ impl Supplies<'_> {
         version: &DriverVersion,
         name: &str,
     ) -> Option<LockedInstaller> {
-        let entries = std::fs::read_dir(self.cache.locks()).ok()?;
-        let locks = entries.flatten().filter_map(|entry| read_lock(&entry.path()).ok().flatten());
+        let locks = self.locks().ok()?.into_iter().map(|(_, lock)| lock);
         let mut installers =
             locks.filter(|lock| lock.recipe == recipe.name()).map(|lock| lock.installer);
         installers.find(|installer| &installer.version == version && installer.name == name)
@@ -203,6 +226,20 @@ impl Supplies<'_> {
         Ok(Some(Repository { url: wanted.url, fingerprint: wanted.fingerprint, file, armoured }))
     }
 
+    /// Every lock of the cache, with its file name. One that cannot be read is left out with a
+    /// warning: a damaged lock of one recipe must not stop the work on another.
+    ///
+    /// # Errors
+    /// Host error when the directory cannot be read.
+    pub fn locks(&self) -> Result<Vec<(String, Lock)>> {
+        let locks = self.cache.locks()?;
+        for error in &locks.unreadable {
+            let text = format!("failed to {}: left out", error.what());
+            self.events.emit(Event::Warning { text });
+        }
+        Ok(locks.readable)
+    }
+
     fn locked_key(
         &self,
         recipe: &Recipe,
@@ -210,20 +247,17 @@ impl Supplies<'_> {
         architecture: Architecture,
     ) -> Result<Option<LockedKey>> {
         let name = Lock::file_name(recipe.name(), distribution, architecture);
-        Ok(read_lock(&self.cache.locks().join(name))?.and_then(|lock| lock.key))
+        Ok(self.cache.lock(&name)?.and_then(|lock| lock.key))
     }
 
-    /// Writes down what was obtained for a target.
-    ///
-    /// # Errors
-    /// Install error when the cache cannot be written.
-    pub fn record(
+    /// A lock with installer and key, and no packages.
+    pub fn new_lock(
         &self,
         recipe: &Recipe,
         target: (&str, Architecture),
         driver: &Driver,
         repository: Option<&Repository>,
-    ) -> Result<()> {
+    ) -> Lock {
         let installer = LockedInstaller {
             version: driver.tree.version().clone(),
             name: driver.name.clone(),
@@ -236,13 +270,25 @@ impl Supplies<'_> {
             sha256: *repository.file.digest(),
             size: repository.file.size(),
         });
-        let lock = Lock::new(recipe.name(), target, installer, key);
-        let (distribution, architecture) = target;
-        let name = Lock::file_name(recipe.name(), distribution, architecture);
-        if read_lock(&self.cache.locks().join(&name)).is_ok_and(|old| old.as_ref() == Some(&lock)) {
-            return Ok(());
+        Lock::new(recipe.name(), target, installer, key)
+    }
+
+    /// Writes down what was obtained for a target; packages that were locked stay.
+    ///
+    /// # Errors
+    /// Install error when the cache cannot be written.
+    pub fn record(
+        &self,
+        recipe: &Recipe,
+        target: (&str, Architecture),
+        driver: &Driver,
+        repository: Option<&Repository>,
+    ) -> Result<()> {
+        let lock = self.new_lock(recipe, target, driver, repository);
+        match self.cache.lock(&lock.own_file_name()) {
+            Ok(Some(old)) => self.cache.write_lock(&old.with_origin_of(&lock)),
+            _ => self.cache.write_lock(&lock),
         }
-        self.cache.write_lock(&name, &lock.to_text())
     }
 }
 
@@ -250,15 +296,5 @@ impl Repository {
     /// The files that apt reads inside the container for this repository.
     pub fn files(&self) -> [apt::AptFile; 2] {
         [apt::key(&self.armoured), apt::sources(&self.url, &self.fingerprint)]
-    }
-}
-
-fn read_lock(path: &Path) -> Result<Option<Lock>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Lock::parse(&text, &path.to_string_lossy()).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err(Error::install(format!("read the lock `{}`", path.display())).because(error))
-        }
     }
 }

@@ -14,6 +14,7 @@ say machine "$(uname -m)"
 getconf GNU_LIBC_VERSION >/dev/null 2>&1 && say glibc yes
 [ -d "/usr/lib/$(uname -m)-linux-gnu" ] && say libraries-of debian
 command -v apt-get >/dev/null 2>&1 && say apt yes
+command -v sqv >/dev/null 2>&1 && say sqv yes
 command -v ldconfig >/dev/null 2>&1 && say ldconfig yes
 
 if command -v dpkg-query >/dev/null 2>&1; then

@@ -104,6 +104,8 @@ pub struct Facts {
     pub has_debian_layout: bool,
     /// Whether it has `apt-get`.
     pub has_apt: bool,
+    /// Whether its apt verifies with `sqv`, which refuses keys that SHA-1 binds (Debian 13).
+    pub has_sqv: bool,
     /// Whether it has `ldconfig`.
     pub has_ldconfig: bool,
     /// The wanted packages that dpkg knows.
@@ -141,6 +143,7 @@ impl Facts {
             has_glibc: answer.has("glibc"),
             has_debian_layout: answer.has("libraries-of"),
             has_apt: answer.has("apt"),
+            has_sqv: answer.has("sqv"),
             has_ldconfig: answer.has("ldconfig"),
             packages: packages(answer, "package"),
             driver_packages: packages(answer, "driver-package")

@@ -29,6 +29,16 @@ use download::{Download, Store, Wanted};
 use failure::{Attempt, Failure};
 use http::Ranges;
 
+/// Whether network connections may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Network {
+    /// Yes.
+    #[default]
+    Allowed,
+    /// No: an attempt is [`Error::offline`]. Files of this machine can be read all the same.
+    Forbidden,
+}
+
 /// How patient downloads are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchOptions {
@@ -36,11 +46,13 @@ pub struct FetchOptions {
     pub stall: Duration,
     /// How often a URL is tried without any progress, at least once.
     pub attempts: u32,
+    /// Whether the network may be used at all.
+    pub network: Network,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { stall: Duration::from_secs(30), attempts: 5 }
+        Self { stall: Duration::from_secs(30), attempts: 5, network: Network::Allowed }
     }
 }
 
@@ -127,6 +139,11 @@ impl Fetcher {
         Ok(download.into_bytes())
     }
 
+    /// Whether the network may be used.
+    pub fn network(&self) -> Network {
+        self.options.network
+    }
+
     /// The digest that the publisher of `url` has beside it in `<url>.sha256sum`: 64 hexadecimal
     /// digits, blanks and the file's name, as `sha256sum` prints them.
     ///
@@ -207,6 +224,10 @@ impl Fetcher {
         match local::path(url) {
             Some(path) => local::copy(&path, download),
             None => {
+                // Every connection of this program is made here.
+                if self.options.network == Network::Forbidden {
+                    return Err(Error::offline(&failure::shown(url)).into());
+                }
                 let client = self.client()?;
                 http::get(http::Request { client, url, cancel: &self.cancel }, download, ranges)
             }

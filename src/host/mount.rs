@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 
@@ -18,6 +18,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setfsgid, setfsuid};
 
+pub use super::sys::Programs;
 use super::sys::{NewFilesystem, move_mount};
 use crate::error::{Error, Result};
 
@@ -26,19 +27,21 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Host error when a namespace cannot be entered or the overlay not be made.
-pub fn attach(pid: u32, layers: [&Path; 2], target: &str) -> Result<()> {
-    let what = || format!("show `{}` inside the container at `{target}`", layers[0].display());
+pub fn attach(pid: u32, layers: [&Path; 2], programs: Programs, target: &str) -> Result<()> {
+    let shown = || format!("show `{}` inside the container at `{target}`", layers[0].display());
     let fail = |error: io::Error| {
-        Error::host(what())
+        Error::host(shown())
             .because(error)
             .hint("`--stage push` copies the installer into the container instead")
     };
-    let mount = overlay(layers).map_err(fail)?;
+    let mount = overlay(layers, programs).map_err(fail)?;
     let target = target.to_owned();
     inside(pid, move || {
         take_away(&target)?;
         become_owner_of(Path::new("/"))?;
         DirBuilder::new().recursive(true).mode(0o755).create(&target)?;
+        // Again, because the mode above went through the umask; apt's own user must get in.
+        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755))?;
         let root = File::open("/")?;
         let path = CString::new(target.trim_start_matches('/')).map_err(io::Error::other)?;
         move_mount(&mount, &root, &path)
@@ -59,7 +62,7 @@ pub fn detach(pid: u32, target: &str) -> Result<()> {
 
 /// A detached, read-only overlay mount of two directories. They are named by descriptor: a
 /// parameter of `fsconfig(2)` holds 255 bytes, and a path may have colons in it.
-fn overlay(layers: [&Path; 2]) -> io::Result<OwnedFd> {
+fn overlay(layers: [&Path; 2], programs: Programs) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
     let (upper, lower) = (options.open(layers[0])?, options.open(layers[1])?);
@@ -68,7 +71,7 @@ fn overlay(layers: [&Path; 2]) -> io::Result<OwnedFd> {
     let filesystem = NewFilesystem::open(c"overlay")?;
     filesystem.set(c"lowerdir", &CString::new(lowerdir)?)?;
     filesystem.flag(c"ro")?;
-    filesystem.mount()
+    filesystem.mount(programs)
 }
 
 /// From here on the thread makes files as the owner of the container's root directory does: root

@@ -56,14 +56,40 @@ impl ContainerRoot {
         Ok(file)
     }
 
+    /// The first `limit` bytes of a file.
+    ///
+    /// # Errors
+    /// As [`ContainerRoot::open`].
+    pub fn read_bytes(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open(path)?.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The names in a directory; those that are not UTF-8 are left out.
+    ///
+    /// # Errors
+    /// `NotFound`, or `NotADirectory`.
+    pub fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        let directory = self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in nix::dir::Dir::from_fd(directory.into())?.iter() {
+            if let Ok(name) = entry?.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// The text of a file of at most `limit` bytes; what is not UTF-8 is replaced.
     ///
     /// # Errors
     /// As [`ContainerRoot::open`].
     pub fn read_text(&self, path: &str, limit: u64) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        self.open(path)?.take(limit).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(String::from_utf8_lossy(&self.read_bytes(path, limit)?).into_owned())
     }
 
     /// The digest and the size in bytes of a file whose size is `expected`; a file of another
@@ -143,6 +169,13 @@ mod tests {
     fn a_fifo_is_refused_and_does_not_block() {
         let (_directory, root) = hostile();
         assert_eq!(root.open("/fifo").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn names_are_those_of_the_directory_inside() {
+        let (_directory, root) = hostile();
+        assert_eq!(root.names("/etc").unwrap(), ["hostname", "upwards"]);
+        assert!(root.names("/nosuch").is_err());
     }
 
     #[test]

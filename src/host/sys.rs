@@ -16,6 +16,7 @@ const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const MOUNT_ATTR_RDONLY: libc::c_uint = 1;
 const MOUNT_ATTR_NOSUID: libc::c_uint = 2;
 const MOUNT_ATTR_NODEV: libc::c_uint = 4;
+const MOUNT_ATTR_NOEXEC: libc::c_uint = 8;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
 
 fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
@@ -37,6 +38,15 @@ fn nothing(result: libc::c_long) -> io::Result<()> {
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: two integers; no memory is passed.
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) })
+}
+
+/// Whether programs may be run from a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// Yes.
+    Run,
+    /// No (`noexec`).
+    Refused,
 }
 
 /// A file system being set up by parts.
@@ -96,7 +106,7 @@ impl NewFilesystem {
     ///
     /// # Errors
     /// Whatever the file system refuses the parameters with.
-    pub fn mount(self) -> io::Result<OwnedFd> {
+    pub fn mount(self, programs: Programs) -> io::Result<OwnedFd> {
         let fd = self.0.as_raw_fd();
         let nothing_here = std::ptr::null::<libc::c_char>();
         // SAFETY: the create command takes null for key and value.
@@ -111,6 +121,10 @@ impl NewFilesystem {
             )
         })?;
         let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+        let attributes = match programs {
+            Programs::Run => attributes,
+            Programs::Refused => attributes | MOUNT_ATTR_NOEXEC,
+        };
         // SAFETY: integers only.
         descriptor(unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, attributes) })
     }

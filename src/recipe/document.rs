@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::installer::{DriverChoice, Pin};
 use super::nearest::did_you_mean;
-use super::{Check, RepositoryEntry};
+use super::{Check, DistributionEntry, RepositoryEntry};
 use crate::architecture::Architecture;
 use crate::error::{Error, Result};
 use crate::runfile::options::Options;
@@ -31,6 +31,8 @@ pub(super) struct RecipeFile {
     pub(super) driver: DriverSection,
     #[serde(default)]
     pub(super) repository: BTreeMap<String, RepositoryEntry>,
+    #[serde(default)]
+    pub(super) distribution: BTreeMap<String, DistributionEntry>,
     #[serde(default)]
     pub(super) packages: PackagesSection,
     #[serde(default)]
@@ -57,6 +59,8 @@ pub(super) struct DriverSection {
 pub(super) struct PackagesSection {
     #[serde(default)]
     pub(super) install: Vec<String>,
+    #[serde(default)]
+    pub(super) profiles: BTreeMap<String, Vec<String>>,
     pub(super) deny: Option<Vec<String>>,
     pub(super) allow: Option<Vec<String>>,
 }
@@ -102,6 +106,7 @@ pub(super) struct RepositoriesFile {
     #[serde(rename = "schema")]
     _schema: IgnoredAny,
     pub(super) repository: BTreeMap<String, RepositoryEntry>,
+    pub(super) distribution: BTreeMap<String, DistributionEntry>,
     pub(super) packages: SharedPackages,
 }
 

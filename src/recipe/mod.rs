@@ -22,7 +22,8 @@ pub use self::repository::Repository;
 
 use self::document::{PinsFile, RecipeFile, RepositoriesFile, Urls};
 use self::installer::Pin;
-use self::repository::RepositoryEntry;
+use self::nearest::did_you_mean;
+use self::repository::{DistributionEntry, RepositoryEntry};
 use crate::error::{Error, Result};
 use crate::gpu::GpuAssignment;
 use crate::runfile::options::Options;
@@ -36,6 +37,9 @@ const SHIPPED: [(&str, &str); 3] = [
 const PINS: &str = include_str!("../../recipes/pins.toml");
 const REPOSITORIES: &str = include_str!("../../recipes/repositories.toml");
 
+/// The profile that installs everything a recipe names.
+pub const FULL: &str = "full";
+
 /// What to install.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
@@ -46,7 +50,9 @@ pub struct Recipe {
     pins: Vec<Pin>,
     installer_options: Options,
     repositories: BTreeMap<String, RepositoryEntry>,
+    distributions: BTreeMap<String, DistributionEntry>,
     install: Vec<String>,
+    profiles: BTreeMap<String, Vec<String>>,
     deny: Vec<String>,
     allow: Vec<String>,
     gpus: String,
@@ -94,6 +100,8 @@ impl Recipe {
         urls.extend(file.driver.urls);
         let mut repositories = shared.repository;
         repositories.extend(file.repository);
+        let mut distributions = shared.distribution;
+        distributions.extend(file.distribution);
         let recipe = Self {
             name: file.name,
             description: file.description,
@@ -102,7 +110,9 @@ impl Recipe {
             pins: file.driver.pins.into_iter().chain(shared_pins.pins).collect(),
             installer_options: file.driver.installer,
             repositories,
+            distributions,
             install: file.packages.install,
+            profiles: file.packages.profiles,
             deny: file.packages.deny.unwrap_or(shared.packages.deny),
             allow: file.packages.allow.unwrap_or(shared.packages.allow),
             gpus: file.passthrough.gpus,
@@ -126,6 +136,30 @@ impl Recipe {
     /// The names of the shipped recipes, the default one first.
     pub fn shipped_names() -> Vec<&'static str> {
         SHIPPED.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// The recipe with the packages of one of its profiles, and its name with that of the profile;
+    /// [`FULL`] is the recipe as it is.
+    ///
+    /// # Errors
+    /// Invalid input for a profile that it does not have.
+    pub fn with_profile(mut self, profile: &str) -> Result<Self> {
+        if profile == FULL {
+            return Ok(self);
+        }
+        let Some(packages) = self.profiles.get(profile) else {
+            let known: Vec<&str> = self.profile_names().collect();
+            return Err(Error::input(format!("use profile `{profile}` of `{}`", self.name))
+                .hint(did_you_mean(profile, &known)));
+        };
+        self.install.clone_from(packages);
+        self.name = format!("{}-{profile}", self.name);
+        Ok(self)
+    }
+
+    /// The names of its profiles.
+    pub fn profile_names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(FULL).chain(self.profiles.keys().map(String::as_str))
     }
 
     /// Its name; fit for a file name.
@@ -163,6 +197,11 @@ impl Recipe {
         &self.allow
     }
 
+    /// Whether a package must not come into a container.
+    pub fn denies(&self, package: &str) -> bool {
+        packages::is_denied(package, &self.deny, &self.allow)
+    }
+
     /// The GPUs that a container gets where nothing else is said, as [`GpuAssignment::parse`]
     /// reads them.
     pub fn gpus(&self) -> &str {
@@ -182,6 +221,12 @@ impl Recipe {
             return Err(Error::input(format!("`{}` is not a name", self.name)));
         }
         packages::check(&self.install, &self.deny, &self.allow)?;
+        for (name, install) in &self.profiles {
+            if name == FULL || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+                return Err(Error::input(format!("`{name}` is not a name for a profile")));
+            }
+            packages::check(install, &self.deny, &self.allow)?;
+        }
         GpuAssignment::parse(&self.gpus)?;
         for flag in &self.installer_options.extra {
             // The self-extracting file splits its arguments again at blanks.

@@ -11,15 +11,20 @@ pub(super) fn check(names: &[String], deny: &[String], allow: &[String]) -> Resu
         if name.len() < 2 || !starts_well || !name.bytes().all(allowed) {
             return Err(Error::input(format!("install `{name}`: it is not a package name")));
         }
-        let listed =
-            |globs: &[String]| globs.iter().any(|glob| matches(glob.as_bytes(), name.as_bytes()));
-        if listed(deny) && !listed(allow) {
+        if is_denied(name, deny, allow) {
             return Err(Error::input(format!("install `{name}`: the recipe denies it")).hint(
                 "it would bring a driver of another version; `cuda-toolkit-12-8` brings none",
             ));
         }
     }
     Ok(())
+}
+
+/// Whether a name is denied and not excepted.
+pub(super) fn is_denied(name: &str, deny: &[String], allow: &[String]) -> bool {
+    let listed =
+        |globs: &[String]| globs.iter().any(|glob| matches(glob.as_bytes(), name.as_bytes()));
+    listed(deny) && !listed(allow)
 }
 
 /// Whether a shell pattern as apt's pins know it (`*`, `?`, `[0-9]`) matches a whole name.

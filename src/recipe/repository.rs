@@ -17,6 +17,14 @@ pub(super) struct RepositoryEntry {
     key: String,
     fingerprint: Fingerprint,
     architectures: Vec<Architecture>,
+    older: Option<String>,
+}
+
+/// The distribution's own repositories: whose signatures are believed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DistributionEntry {
+    keys: Vec<Fingerprint>,
 }
 
 impl RepositoryEntry {
@@ -73,6 +81,27 @@ impl Recipe {
         }
         let key_url = format!("{filled}{}", entry.key);
         Ok(Repository { url: filled, key_url, fingerprint: entry.fingerprint.clone() })
+    }
+
+    /// The fingerprints of the keys that a distribution signs its own repositories with.
+    ///
+    /// # Errors
+    /// Invalid input for a distribution whose keys the recipe does not know.
+    pub fn distribution_keys(&self, distribution: &str) -> Result<&[Fingerprint]> {
+        let entry = self.distributions.get(distribution).ok_or_else(|| {
+            let name = self.name();
+            Error::input(format!("verify packages of `{distribution}`: its keys are not known"))
+                .hint(format!(
+                    "`[distribution.{distribution}] keys = [\"FINGERPRINT\"]` in recipe `{name}`"
+                ))
+        })?;
+        Ok(&entry.keys)
+    }
+
+    /// The distribution whose CUDA repository has versions that this distribution's lacks, under
+    /// a key that this distribution's apt refuses.
+    pub fn older_distribution(&self, distribution: &str) -> Option<&str> {
+        self.repositories.get(distribution)?.older.as_deref()
     }
 
     /// The distributions that there are repositories for; none where the recipe has no packages.

@@ -59,10 +59,15 @@ impl Site {
             "cuda-debian13" | "cuda-sha1" => self.repository,
             _ => "cuda",
         };
+        let fingerprint = std::fs::read_to_string(world().join("keys/distribution/fingerprint"));
+        let fingerprint = fingerprint.unwrap();
+        let distribution = fingerprint.trim();
         let mut text = format!(
             "schema = 1\nname = \"{name}\"\ndescription = \"stand-ins\"\n\
              [driver.urls]\nx86_64 = [\"{}\"]\n\
-             {}{}\
+             {}{}older = \"debian12\"\n\
+             [distribution.debian12]\nkeys = [\"{distribution}\"]\n\
+             [distribution.debian13]\nkeys = [\"{distribution}\"]\n\
              [packages]\ninstall = {packages}\n\
              [checks]\nrun = [\"libraries\", \"nodes\", \"nvidia-smi\"{checks}]\n",
             self.server.url("/installer/NVIDIA-Linux-{arch}-{version}.run"),

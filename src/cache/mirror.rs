@@ -1,0 +1,159 @@
+//! Partial mirrors as directories: links to blobs, and small texts, put in place by one rename.
+//!
+//! `apt-v1/<hex>/` is named by its layout and built in `apt-v1/.tmp-<hex>/` under the lock
+//! `apt-v1/.<hex>.lock`. A mirror that is there is compared with its layout every time: each link
+//! must be the blob itself, which is hashed again when it changed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Cache, SAME_FILE_WAIT, blob};
+use crate::apt::mirror::{Content, Layout};
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::host::files::{self, Lock, failed};
+use crate::lock::LockedFile;
+
+/// A private directory on the cache's file system.
+#[derive(Debug)]
+pub struct Workspace {
+    directory: PathBuf,
+    _lock: Lock,
+}
+
+impl Workspace {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next one.
+        let _ = files::remove_tree(&self.directory);
+    }
+}
+
+/// Makes a workspace, and removes those that nobody holds any more.
+pub(super) fn workspace(parent: &Path) -> Result<Workspace> {
+    for entry in fs::read_dir(parent).map_err(|error| failed("read", parent, &error))?.flatten() {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with(".work-")
+            && Lock::try_exclusive(&path.join(".lock")).is_ok_and(|lock| lock.is_some())
+        {
+            files::remove_tree(&path)?;
+        }
+    }
+    let directory = tempfile::Builder::new()
+        .prefix(".work-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(|error| failed("create a directory in", parent, &error))?
+        .keep();
+    let lock = Lock::try_exclusive(&directory.join(".lock"))?
+        .ok_or_else(|| Error::host(format!("lock `{}`", directory.display())))?;
+    Ok(Workspace { directory, _lock: lock })
+}
+
+/// The mirror of a layout, made now or before.
+pub(super) fn obtain(cache: &Cache, layout: &Layout, events: &dyn Events) -> Result<PathBuf> {
+    let (parent, hex) = (cache.mirrors(), layout.name.to_string());
+    let directory = parent.join(&hex);
+    check_blobs(cache, layout, events)?;
+    if is_intact(cache, layout, &directory) {
+        return Ok(directory);
+    }
+    let path = parent.join(format!(".{hex}.lock"));
+    let _lock = Lock::exclusive(&path, SAME_FILE_WAIT, &cache.cancel)?;
+    if is_intact(cache, layout, &directory) {
+        return Ok(directory);
+    }
+    let temporary = parent.join(format!(".tmp-{hex}"));
+    files::remove_tree(&temporary)?;
+    let built = build(cache, layout, &temporary)
+        .and_then(|()| files::remove_tree(&directory))
+        .and_then(|()| files::rename(&temporary, &directory));
+    // Linking and unlinking change a blob's ctime, not its content.
+    note_links(cache, layout)?;
+    if let Err(error) = built {
+        // The first error counts.
+        let _ = files::remove_tree(&temporary);
+        return Err(error);
+    }
+    Ok(directory)
+}
+
+fn blobs(layout: &Layout) -> impl Iterator<Item = (&str, &LockedFile)> {
+    layout.files.iter().filter_map(|(path, content)| match content {
+        Content::Blob(file) => Some((path.as_str(), file)),
+        Content::Text(_) => None,
+    })
+}
+
+/// Every blob is here, and is what it is called.
+fn check_blobs(cache: &Cache, layout: &Layout, events: &dyn Events) -> Result<()> {
+    for (path, file) in blobs(layout) {
+        if cache.find(&file.sha256, events)?.is_none() {
+            return Err(Error::install(format!("use `{path}`: the cache does not have it"))
+                .because(format!("wanted is a file with the SHA-256 digest {}", file.sha256)));
+        }
+    }
+    Ok(())
+}
+
+fn is_intact(cache: &Cache, layout: &Layout, directory: &Path) -> bool {
+    layout.files.iter().all(|(path, content)| {
+        let path = directory.join(path);
+        match content {
+            Content::Blob(file) => same_inode(&path, &cache.blob(&file.sha256)),
+            Content::Text(text) => fs::read(&path).is_ok_and(|bytes| bytes == text.as_bytes()),
+        }
+    })
+}
+
+fn same_inode(one: &Path, other: &Path) -> bool {
+    let inode = |path| fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()));
+    match (inode(one), inode(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+fn build(cache: &Cache, layout: &Layout, temporary: &Path) -> Result<()> {
+    for (path, content) in &layout.files {
+        cache.cancel.check()?;
+        let path = temporary.join(path);
+        files::create_directory(path.parent().unwrap_or(temporary))?;
+        match content {
+            Content::Text(text) => files::replace(&path, text.as_bytes())?,
+            Content::Blob(file) => link(&cache.blob(&file.sha256), &path)?,
+        }
+    }
+    fs::File::open(temporary)
+        .and_then(|directory| Ok(nix::unistd::syncfs(directory)?))
+        .map_err(|error| failed("synchronise", temporary, &error))
+}
+
+fn link(blob: &Path, path: &Path) -> Result<()> {
+    match fs::hard_link(blob, path) {
+        // Two packages of one path and digest are one.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && same_inode(blob, path) => {
+            Ok(())
+        }
+        result => result.map_err(|error| failed("link", path, &error)),
+    }
+}
+
+/// Brings the records of the blobs up to date, which `check_blobs` has just found verified.
+fn note_links(cache: &Cache, layout: &Layout) -> Result<()> {
+    for (_, file) in blobs(layout) {
+        let path = cache.blob(&file.sha256);
+        if path.exists() {
+            blob::record_link(&cache.record(&file.sha256), &path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! Everything that containers of one distribution will need of packages: resolved, downloaded,
+//! verified, locked, and laid out as a partial mirror.
+//!
+//! Order of events: the systems that are named, and those of the old lock; their sources and the
+//! keys that the recipe pins; the metadata of every repository; apt's answer for each system; the
+//! packages, by digest; the lock, checked link by link as it will be when it is used; the mirror.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::apt;
+use crate::apt::isolated::Fetch;
+use crate::apt::mirror;
+use crate::apt::sources::Source;
+use crate::apt::system::System;
+use crate::artifact::Artifact;
+use crate::engine::chain::{self, Chain, Unpinned};
+use crate::engine::metadata::{Metadata, Older, Wanted};
+use crate::engine::resolve::{self, Resolver};
+use crate::engine::shown::PLACE;
+use crate::engine::supplies::{PublishedDigest, Supplies};
+use crate::engine::systems;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::host::Host;
+use crate::host::runlog::RunLog;
+use crate::lock::{Lock, LockedFile, LockedPackage, LockedRepository, LockedTarget, Role};
+use crate::openpgp::{self, Certificate};
+use crate::recipe::Recipe;
+
+/// The target that stands for a system without any packages: what it lacks serves systems that
+/// nobody named.
+const EMPTY: &str = "empty";
+
+/// Whether a CUDA repository may be used whose key nothing but SHA-1 binds, for an apt that
+/// refuses such keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sha1Bound {
+    /// No.
+    #[default]
+    Refused,
+    /// Yes, for this call (`--allow-sha1-bound-key`).
+    Allowed,
+}
+
+/// What is to be prefetched.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The systems that are named, all of one distribution and architecture.
+    pub systems: Vec<System>,
+    /// Whether older releases are accepted.
+    pub older: Older,
+    /// Whether the older repository is used.
+    pub sha1: Sha1Bound,
+}
+
+/// A system to resolve for.
+struct Target {
+    name: String,
+    status: Vec<u8>,
+    /// Somebody asked for it now; what cannot be resolved for it is an error.
+    is_named: bool,
+}
+
+/// Fetches what the systems lack, and completes the lock with it. `lock` has installer and key
+/// already.
+///
+/// # Errors
+/// Install error when something cannot be verified, resolved or fetched; the interruption.
+pub fn prefetch(
+    supplies: &Supplies<'_>,
+    context: (&Host, &RunLog),
+    request: &Request<'_>,
+    lock: Lock,
+) -> Result<Lock> {
+    // An older lock that cannot be read is replaced.
+    let old = supplies.cache.lock(&lock.own_file_name()).unwrap_or_default();
+    let work = Work { supplies, context, request, lock, old };
+    let targets = work.targets()?;
+    let mut repositories = work.repositories()?;
+    let resolved = match work.resolve(&targets, &repositories) {
+        Err(error) => work.resolve_with_older(&targets, &mut repositories, error)?,
+        Ok(resolved) => resolved,
+    };
+    work.complete(&repositories, resolved)
+}
+
+struct Work<'a> {
+    supplies: &'a Supplies<'a>,
+    context: (&'a Host, &'a RunLog),
+    request: &'a Request<'a>,
+    lock: Lock,
+    old: Option<Lock>,
+}
+
+/// What apt answered for each target.
+type Resolved = Vec<(LockedTarget, Vec<Fetch>)>;
+
+impl Work<'_> {
+    /// The named systems, those of the old lock whose status is still here, and the empty one.
+    fn targets(&self) -> Result<Vec<Target>> {
+        let mut targets: Vec<Target> = Vec::new();
+        for system in &self.request.systems {
+            let (name, status) = (system.name.clone(), system.status.clone());
+            targets.push(Target { name, status, is_named: true });
+        }
+        for old in self.old.iter().flat_map(|lock| &lock.targets) {
+            if old.name == EMPTY || targets.iter().any(|target| target.name == old.name) {
+                continue;
+            }
+            if let Some(file) =
+                self.supplies.cache.find(&old.status.sha256, self.supplies.events)?
+            {
+                let (name, status) = (old.name.clone(), file.read()?);
+                targets.push(Target { name, status, is_named: false });
+            }
+        }
+        let status = Vec::new();
+        targets.push(Target { name: EMPTY.to_owned(), status, is_named: false });
+        Ok(targets)
+    }
+
+    /// The metadata of the CUDA repository, then that of the distribution's.
+    fn repositories(&self) -> Result<Vec<Metadata>> {
+        let mut repositories = vec![self.cuda(Role::Cuda, &self.lock.distribution)?];
+        let (sources, keys) = self.distribution()?;
+        let cuda = &repositories[0].locked.url;
+        let others: Vec<Source> = sources.into_iter().filter(|one| &one.url != cuda).collect();
+        for source in others {
+            let name = format!("distribution-{}", repositories.len());
+            let wanted = Wanted { name, role: Role::Distribution, source, keys: &keys };
+            if let Some(metadata) = self.metadata(&wanted)? {
+                repositories.push(metadata);
+            }
+        }
+        Ok(repositories)
+    }
+
+    fn metadata(&self, wanted: &Wanted<'_>) -> Result<Option<Metadata>> {
+        let (architecture, older) = (self.lock.architecture, self.request.older);
+        match self.supplies.metadata(wanted, architecture, older) {
+            Ok(metadata) => Ok(Some(metadata)),
+            // Somebody else's repository: its packages are not the distribution's.
+            Err(error) if openpgp::is_by_strangers(&error) => {
+                let text = format!(
+                    "`{}` is left out: no key that the recipe knows of {} signed it",
+                    wanted.source.url, self.lock.distribution
+                );
+                self.supplies.events.emit(Event::Warning { text });
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn cuda(&self, role: Role, distribution: &str) -> Result<Metadata> {
+        let architecture = self.lock.architecture;
+        let repository =
+            self.supplies.repository(self.request.recipe, distribution, architecture)?;
+        let keys = openpgp::certificates(repository.armoured.as_bytes())?;
+        let name = if role == Role::Cuda { "cuda" } else { "cuda-older" }.to_owned();
+        let source = Source { url: repository.url, suite: "/".to_owned(), components: Vec::new() };
+        let wanted = Wanted { name, role, source, keys: &keys };
+        self.supplies.metadata(&wanted, architecture, self.request.older)
+    }
+
+    /// The distribution's repositories: those of the named systems, of the old lock, or of this
+    /// host if it is of the same distribution; and the pinned keys among those that they have.
+    fn distribution(&self) -> Result<(Vec<Source>, Vec<Certificate>)> {
+        let lock = &self.lock;
+        let pinned = self.request.recipe.distribution_keys(&lock.distribution)?;
+        let mut sources: Vec<Source> = Vec::new();
+        let mut files: Vec<Vec<u8>> = Vec::new();
+        for system in &self.request.systems {
+            sources.extend(system.sources.iter().cloned());
+            files.extend(system.keys.iter().cloned());
+        }
+        for old in self.old.iter().flat_map(|old| &old.repositories) {
+            if old.role == Role::Distribution {
+                sources.extend(sources.is_empty().then(|| source_of(old)));
+                let key = self.supplies.cache.find(&old.key.sha256, self.supplies.events)?;
+                files.extend(key.map(|key| key.read()).transpose()?);
+            }
+        }
+        if let Ok(host) = systems::of_host(self.context.0) {
+            files.extend(host.keys);
+            if sources.is_empty() && host.distribution == lock.distribution {
+                sources = host.sources;
+            }
+        }
+        if sources.is_empty() {
+            let what =
+                format!("find the repositories of {}: no apt source is known", lock.distribution);
+            return Err(Error::input(what).hint(
+                "name a container or a template of it: `--for 201`, `--for debian-12.tar.zst`",
+            ));
+        }
+        sources.sort();
+        sources.dedup();
+        let mut keys: BTreeMap<String, Certificate> = BTreeMap::new();
+        for certificate in
+            files.iter().flat_map(|file| openpgp::certificates(file).unwrap_or_default())
+        {
+            if pinned.contains(certificate.fingerprint()) {
+                keys.insert(certificate.fingerprint().to_string(), certificate);
+            }
+        }
+        Ok((sources, keys.into_values().collect()))
+    }
+
+    fn pins(&self) -> String {
+        let recipe = self.request.recipe;
+        apt::pins(recipe.denied_packages(), recipe.allowed_packages()).text + "\n"
+    }
+
+    fn resolve(&self, targets: &[Target], repositories: &[Metadata]) -> Result<Resolved> {
+        let packages = self.request.recipe.packages();
+        let workspace = self.supplies.cache.workspace()?;
+        let what = (repositories, self.lock.architecture);
+        let resolver = Resolver::new(self.context, workspace, what, &self.pins())?;
+        let mut resolved = Vec::new();
+        for target in targets {
+            let fetches = match resolver.closure(&target.status, packages) {
+                Ok(fetches) => fetches,
+                Err(error) if error.is_interrupted() => return Err(error),
+                Err(error) if target.is_named => {
+                    let name = &target.name;
+                    return Err(error.because(format!("for {name}")));
+                }
+                Err(_) if target.name == EMPTY => continue,
+                Err(error) => {
+                    let text = format!("{} is left out: failed to {}", target.name, error.what());
+                    self.supplies.events.emit(Event::Warning { text });
+                    continue;
+                }
+            };
+            let status = self.supplies.cache.store(&target.status)?;
+            let status = LockedFile { sha256: *status.digest(), size: status.size() };
+            let name = target.name.clone();
+            resolved.push((LockedTarget { name, status, packages: Vec::new() }, fetches));
+        }
+        Ok(resolved)
+    }
+
+    /// What this distribution's repository does not have, the one for the distribution before may:
+    /// under a key that this distribution's apt refuses. It is used only where that is allowed.
+    fn resolve_with_older(
+        &self,
+        targets: &[Target],
+        repositories: &mut Vec<Metadata>,
+        error: Error,
+    ) -> Result<Resolved> {
+        let recipe = self.request.recipe;
+        let Some(older) = recipe.older_distribution(&self.lock.distribution) else {
+            return Err(error);
+        };
+        let lacking = lacking(recipe.packages(), repositories)?;
+        if error.is_interrupted() || lacking.is_empty() {
+            return Err(error);
+        }
+        let metadata = self.cuda(Role::OlderCuda, older)?;
+        let has_all = self::lacking(&lacking, std::slice::from_ref(&metadata))?.is_empty();
+        if !has_all {
+            return Err(error);
+        }
+        if self.request.sha1 == Sha1Bound::Refused && metadata.locked.sha1_bound {
+            let (names, own) = (lacking.join(" "), &self.lock.distribution);
+            let key = &metadata.locked.key.fingerprint;
+            return Err(Error::install(format!("resolve {names} for {own}"))
+                .because(format!("the CUDA repository for {own} does not have it"))
+                .because(format!(
+                    "the one for {older} has, but only SHA-1 binds its key {key}, which the apt of {own} refuses"
+                ))
+                .hint(offered(&repositories[0])?)
+                .hint("`--allow-sha1-bound-key` takes it from there, for this call"));
+        }
+        repositories.insert(1, metadata);
+        self.resolve(targets, repositories)
+    }
+
+    fn complete(self, repositories: &[Metadata], resolved: Resolved) -> Result<Lock> {
+        let mut all: Vec<Fetch> =
+            resolved.iter().flat_map(|(_, fetches)| fetches.clone()).collect();
+        all.sort_by_key(|fetch| fetch.sha256);
+        all.dedup_by_key(|fetch| fetch.sha256);
+        let packages = resolve::look_up(&all, repositories)?;
+        let label = |fetch: &Fetch| {
+            let package = packages.iter().find(|package| package.sha256 == fetch.sha256);
+            package.map(LockedPackage::label)
+        };
+        let mut targets = Vec::new();
+        for (mut target, fetches) in resolved {
+            target.packages = fetches.iter().filter_map(label).collect();
+            target.packages.sort();
+            targets.push(target);
+        }
+        let mut lock = self.lock;
+        lock.wants = self.request.recipe.packages().to_vec();
+        lock.repositories = repositories.iter().map(|one| one.locked.clone()).collect();
+        (lock.targets, lock.packages) = (targets, packages);
+        self.supplies.fetch_packages(&lock)?;
+        self.supplies.mirror(&lock, self.request.recipe)?;
+        Ok(lock)
+    }
+}
+
+fn source_of(repository: &LockedRepository) -> Source {
+    Source {
+        url: repository.url.clone(),
+        suite: repository.suite.clone(),
+        components: repository.components.clone(),
+    }
+}
+
+/// Those of the names that no repository has in any version.
+fn lacking(names: &[String], repositories: &[Metadata]) -> Result<Vec<String>> {
+    let mut open = names.to_vec();
+    for repository in repositories {
+        for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
+            for listed in resolve::packages(file, &index.path)? {
+                let listed = listed?;
+                open.retain(|name| *name != listed.name);
+            }
+        }
+    }
+    Ok(open)
+}
+
+/// Which toolkits a CUDA repository has, in words.
+fn offered(repository: &Metadata) -> Result<String> {
+    let mut names = Vec::new();
+    for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
+        for listed in resolve::packages(file, &index.path)? {
+            let name = listed?.name;
+            if name.starts_with("cuda-toolkit-") && !name.ends_with("-config-common") {
+                names.push(name);
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    let list = if names.is_empty() { "no toolkit".to_owned() } else { names.join(", ") };
+    Ok(format!("it has {list}: `--set packages=NAME`"))
+}
+
+impl Supplies<'_> {
+    /// The packages of a lock into the cache.
+    ///
+    /// # Errors
+    /// Install error when one cannot be had with its digest.
+    pub fn fetch_packages(&self, lock: &Lock) -> Result<()> {
+        let artifacts: Vec<Artifact> = lock
+            .packages
+            .iter()
+            .map(|package| Artifact {
+                name: package.path.rsplit('/').next().unwrap_or(&package.path).to_owned(),
+                urls: lock
+                    .repository(&package.repository)
+                    .map(|r| url(r, package))
+                    .into_iter()
+                    .collect(),
+                size: Some(package.size),
+                digest: Some(package.sha256),
+            })
+            .collect();
+        self.obtain_all("packages", &artifacts).map(drop)
+    }
+
+    /// The partial mirror of a lock, whose chain is verified for it; what is missing in the cache
+    /// is fetched again if the network may be used.
+    ///
+    /// # Errors
+    /// Install error when a link of the chain does not hold or a file is missing.
+    pub fn mirror(&self, lock: &Lock, recipe: &Recipe) -> Result<PathBuf> {
+        let chain = self.chain(lock, recipe)?;
+        let pins = apt::pins(recipe.denied_packages(), recipe.allowed_packages());
+        let layout = mirror::layout(lock, PLACE, &chain.keys, &pins.text);
+        self.cache.mirror(&layout, self.events)
+    }
+
+    /// Verifies the chain of a lock over the cache's files.
+    ///
+    /// # Errors
+    /// As [`chain::verify`].
+    pub fn chain(&self, lock: &Lock, recipe: &Recipe) -> Result<Chain> {
+        let blobs = |file: &LockedFile, what: &str| {
+            let found = self.cache.find(&file.sha256, self.events)?;
+            found.map(|found| found.path().to_owned()).ok_or_else(|| {
+                Error::install(format!("use {what}: the cache does not have it"))
+                    .because(format!("wanted is a file with the SHA-256 digest {}", file.sha256))
+                    .hint("`nvstage prefetch` fetches it again")
+            })
+        };
+        let unpinned = match self.published {
+            PublishedDigest::TrustTls => Unpinned::Allowed,
+            // What an earlier run recorded was allowed then.
+            PublishedDigest::Refused => Unpinned::Allowed,
+        };
+        chain::verify(lock, recipe, &blobs, unpinned)
+    }
+}
+
+/// The URL of a package: its path as it is, and so with the percent sign of a name quoted.
+fn url(repository: &LockedRepository, package: &LockedPackage) -> String {
+    let path = package.path.strip_prefix("./").unwrap_or(&package.path);
+    format!("{}{}", repository.url, path.replace('%', "%25"))
+}

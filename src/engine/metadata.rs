@@ -1,0 +1,252 @@
+//! Release files and package indexes of a repository: fetched, verified against pinned keys, and
+//! proven to belong together.
+//!
+//! Order of events: `InRelease`, its signature, its date; then each index that it names, by size
+//! and digest. A content delivery network may serve a new release beside old indexes
+//! (NVIDIA/cuda-repo-management 7, 16, 24, 28, 43): then both are fetched again past its caches,
+//! three times in all.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::apt::release::{Expiry, Release};
+use crate::apt::sources::Source;
+use crate::architecture::Architecture;
+use crate::artifact::Artifact;
+use crate::cache::CachedArtifact;
+use crate::digest::Digest;
+use crate::engine::supplies::Supplies;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::lock::{LockedFile, LockedIndex, LockedKey, LockedRepository, Role};
+use crate::openpgp::{self, Binding, Certificate};
+
+/// Debian's largest `InRelease` has some 200 kilobytes.
+const RELEASE_LIMIT: usize = 4 << 20;
+/// How often a release and its indexes are fetched until they fit together.
+const TRIES: u32 = 3;
+/// Between two of these tries.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A repository whose metadata is wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// Its name in the lock.
+    pub name: String,
+    /// Whose it is.
+    pub role: Role,
+    /// Where it is.
+    pub source: Source,
+    /// The certificates that may sign it, each with a pinned fingerprint.
+    pub keys: &'a [Certificate],
+}
+
+/// Whether a release may be older than one that was accepted before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Older {
+    /// No: somebody may be playing back an old one to keep back a correction.
+    #[default]
+    Refused,
+    /// Yes (`--allow-older`).
+    Allowed,
+}
+
+/// A repository's verified metadata.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    /// What a lock says of it.
+    pub locked: LockedRepository,
+    /// The signed text of the release file.
+    pub text: String,
+    /// The indexes, in the order of the lock.
+    pub indexes: Vec<CachedArtifact>,
+}
+
+impl Supplies<'_> {
+    /// Fetches and verifies the metadata of a repository.
+    ///
+    /// # Errors
+    /// Install error when a signature, a date or a digest does not hold; the interruption.
+    pub fn metadata(
+        &self,
+        wanted: &Wanted<'_>,
+        architecture: Architecture,
+        older: Older,
+    ) -> Result<Metadata> {
+        let mut last = None;
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                crate::host::wait::wait(PAUSE, self.cancel)?;
+            }
+            let signed = self.release(wanted, attempt)?;
+            self.check_age(&signed, older)?;
+            let fetched = self.indexes(wanted, (&signed.release, architecture), attempt);
+            match fetched {
+                Ok((locked, indexes)) => return self.finish(wanted, signed, locked, indexes),
+                Err(error) if error.is_interrupted() || error.offline_url().is_some() => {
+                    return Err(error);
+                }
+                Err(error) => last = Some((signed.release.date, error)),
+            }
+        }
+        let place = place(&wanted.source);
+        let mut error = Error::install(format!("fetch the package index of `{place}`"));
+        if let Some((date, cause)) = last {
+            error = error
+                .because(format!("its release of {date} names another index, {TRIES} times"))
+                .because(cause);
+        }
+        Err(error.hint("the mirror is in the middle of an update: try again in some minutes"))
+    }
+
+    fn release(&self, wanted: &Wanted<'_>, attempt: u32) -> Result<Signed> {
+        let place = place(&wanted.source);
+        let url = past_caches(&format!("{place}InRelease"), attempt);
+        let bytes = self.fetcher.fetch_small(&url, RELEASE_LIMIT)?;
+        let refused = |error: Error| about(&place, error);
+        let signed = openpgp::verify_clearsigned(&bytes, wanted.keys).map_err(refused)?;
+        let release = Release::parse(&signed.text).map_err(refused)?;
+        release.check(&wanted.source.suite, Timestamp::now(), Expiry::Counts).map_err(refused)?;
+        Ok(Signed { place, bytes, signed, release })
+    }
+
+    fn check_age(&self, signed: &Signed, older: Older) -> Result<()> {
+        let Some((date, digest)) = self.accepted(&signed.place)? else { return Ok(()) };
+        let found = signed.release.date;
+        if found >= date || Digest::of(&signed.bytes) == digest {
+            return Ok(());
+        }
+        let what = format!("use the release of {found} from `{}`", signed.place);
+        if older == Older::Allowed {
+            let text = format!("{what}: an older one than that of {date}, as was allowed");
+            self.events.emit(Event::Warning { text });
+            return Ok(());
+        }
+        Err(Error::install(format!("{what}: one of {date} was accepted before"))
+            .because("its signature holds, but it is older: somebody may be playing it back")
+            .hint("`--allow-older` accepts it, where a mirror is known to lag behind"))
+    }
+
+    /// Date and digest of the newest release file that any lock of the cache has for a place.
+    ///
+    /// # Errors
+    /// Install error when a lock cannot be read.
+    pub fn accepted(&self, place: &str) -> Result<Option<(Timestamp, Digest)>> {
+        let mut newest = None;
+        for (_, lock) in self.locks()? {
+            let repositories = lock.repositories.into_iter();
+            let of_place = repositories.filter(|repository| repository.place() == place);
+            newest = newest.max(of_place.map(|one| (one.date, one.release.sha256)).max());
+        }
+        Ok(newest)
+    }
+
+    fn indexes(
+        &self,
+        wanted: &Wanted<'_>,
+        what: (&Release, Architecture),
+        attempt: u32,
+    ) -> Result<(Vec<LockedIndex>, Vec<CachedArtifact>)> {
+        let (release, architecture) = what;
+        let source = &wanted.source;
+        let components = match source.components.as_slice() {
+            [] => vec![""],
+            some => some.iter().map(String::as_str).collect(),
+        };
+        let (mut locked, mut files) = (Vec::new(), Vec::new());
+        for component in components {
+            for index in release.indexes(component, architecture.dpkg())? {
+                let artifact = index_artifact(&place(source), &index, (release.by_hash, attempt));
+                files.push(self.cache.obtain(&artifact, self.fetcher, self.events)?);
+                locked.push(index);
+            }
+        }
+        Ok((locked, files))
+    }
+
+    fn finish(
+        &self,
+        wanted: &Wanted<'_>,
+        signed: Signed,
+        locked: Vec<LockedIndex>,
+        indexes: Vec<CachedArtifact>,
+    ) -> Result<Metadata> {
+        let fingerprint = &signed.signed.fingerprint;
+        let signer = wanted.keys.iter().find(|key| key.fingerprint() == fingerprint);
+        let signer = signer.ok_or_else(|| Error::install("find the key that signed"))?;
+        let key = self.cache.store(signer.armoured()?.as_bytes())?;
+        let release = self.cache.store(&signed.bytes)?;
+        let sha1_bound = signed.signed.binding == Binding::Sha1;
+        if sha1_bound {
+            let text = format!(
+                "key {fingerprint} is bound by SHA-1 alone; it is accepted because it is pinned"
+            );
+            self.events.emit(Event::Note { text });
+        }
+        let locked = LockedRepository {
+            name: wanted.name.clone(),
+            role: wanted.role,
+            url: wanted.source.url.clone(),
+            suite: wanted.source.suite.clone(),
+            components: wanted.source.components.clone(),
+            date: signed.release.date,
+            release: LockedFile { sha256: *release.digest(), size: release.size() },
+            key: LockedKey {
+                fingerprint: fingerprint.clone(),
+                sha256: *key.digest(),
+                size: key.size(),
+            },
+            sha1_bound,
+            indexes: locked,
+        };
+        Ok(Metadata { locked, text: signed.signed.text, indexes })
+    }
+}
+
+/// A release file whose signature and date hold.
+struct Signed {
+    place: String,
+    bytes: Vec<u8>,
+    signed: openpgp::SignedText,
+    release: Release,
+}
+
+/// The URL of the directory with `InRelease`, with a slash at the end.
+fn place(source: &Source) -> String {
+    match source.suite.as_str() {
+        "/" => source.url.clone(),
+        suite => format!("{}dists/{suite}/", source.url),
+    }
+}
+
+/// The error with the repository it is about.
+pub fn about(place: &str, error: Error) -> Error {
+    let named = Error::new(error.code(), format!("verify the repository `{place}`"));
+    let named = named.because(format!("failed to {}", error.what()));
+    let named = error.causes().iter().fold(named, Error::because);
+    error.hints().iter().fold(named, Error::hint)
+}
+
+/// Where an index can be had: under its digest where the repository has that, which cannot be
+/// another one; else under its name.
+fn index_artifact(place: &str, index: &LockedIndex, how: (bool, u32)) -> Artifact {
+    let (by_hash, attempt) = how;
+    let directory = index.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let separator = if directory.is_empty() { "" } else { "/" };
+    let mut urls = Vec::new();
+    if by_hash {
+        urls.push(format!("{place}{directory}{separator}by-hash/SHA256/{}", index.sha256));
+    }
+    urls.push(past_caches(&format!("{place}{}", index.path), attempt));
+    let name = format!("{place}{}", index.path);
+    Artifact { name, urls, size: Some(index.size), digest: Some(index.sha256) }
+}
+
+/// A query makes a URL new to every cache on the way.
+fn past_caches(url: &str, attempt: u32) -> String {
+    if attempt == 0 || !url.starts_with("http") {
+        return url.to_owned();
+    }
+    format!("{url}?nvstage={}-{attempt}", Timestamp::now().as_second())
+}

@@ -1,0 +1,68 @@
+//! Directories of the cache shown inside a running container, and taken away again.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::host::mount::{self, Programs};
+use crate::runtime::Session;
+
+/// Where they appear: not below `/run` or `/tmp`, over which a booting system mounts its own.
+pub const PLACE: &str = "/var/lib/nvstage";
+
+/// Something shown inside, until [`Shown::remove`] or the end of this value.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    session: &'a Session<'a>,
+    pid: u32,
+    clean: bool,
+}
+
+/// Shows directories, the first one on top, inside the container whose first process is `pid`.
+///
+/// # Errors
+/// Host error; nothing is left inside then.
+pub fn show<'a>(
+    session: &'a Session<'a>,
+    pid: u32,
+    layers: [&Path; 2],
+    programs: Programs,
+) -> Result<Shown<'a>> {
+    let mut shown = Shown { session, pid, clean: false };
+    match mount::attach(pid, layers, programs, PLACE) {
+        Ok(()) => Ok(shown),
+        Err(error) => {
+            // The first error counts; cleaning up is tried all the same.
+            let _ = shown.take_back();
+            Err(error.on(session.ctid))
+        }
+    }
+}
+
+impl Shown<'_> {
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// Host error when it cannot be taken away.
+    pub fn remove(mut self) -> Result<()> {
+        self.take_back()
+    }
+
+    fn take_back(&mut self) -> Result<()> {
+        if self.clean {
+            return Ok(());
+        }
+        self.clean = true;
+        // A container that stopped took every mount with it.
+        if self.session.init_process()? != Some(self.pid) {
+            return Ok(());
+        }
+        mount::detach(self.pid, PLACE).map_err(|error| error.on(self.session.ctid))
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        // Reached on an early return: the error that led here counts, not this one.
+        let _ = self.take_back();
+    }
+}

@@ -1,0 +1,138 @@
+//! What of a container's packages the cache has: the lock for its distribution, how old it is, and
+//! the partial mirror it is installed from.
+
+use std::path::PathBuf;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::architecture::Architecture;
+use crate::engine::closure::Sha1Bound;
+use crate::engine::supplies::Supplies;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::facts::Facts;
+use crate::fetch::Network;
+use crate::lock::{Lock, LockedRepository, Role};
+use crate::recipe::Recipe;
+
+/// Releases older than this many days are warned of.
+const OLD: u32 = 30;
+
+/// What is accepted of the cache's packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// Releases older than this many days are refused.
+    pub max_age: Option<u32>,
+    /// Whether keys that SHA-1 binds are accepted by an apt that refuses them.
+    pub sha1: Sha1Bound,
+}
+
+/// A partial mirror, ready to be shown inside.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// Its directory in the cache.
+    pub directory: PathBuf,
+    /// An empty directory: a mount without an upper layer needs two.
+    pub nothing: PathBuf,
+    /// Its lock.
+    pub lock: Lock,
+    /// Whether apt is told for this call to accept a key that SHA-1 binds.
+    pub sha1: Sha1Bound,
+}
+
+impl Mirror {
+    /// The wanted packages in the versions of the lock, as apt takes them; those of another
+    /// architecture than the wanted name's come by themselves.
+    pub fn wanted(&self, names: &[String]) -> Vec<String> {
+        names
+            .iter()
+            .map(|name| match version(&self.lock, name) {
+                Some(version) => format!("{name}={version}"),
+                None => name.clone(),
+            })
+            .collect()
+    }
+}
+
+/// The version of a package in a lock, the highest of several.
+pub fn version<'a>(lock: &'a Lock, name: &str) -> Option<&'a str> {
+    let of_name = lock.packages.iter().filter(|package| package.name == name);
+    of_name
+        .map(|package| package.version.as_str())
+        .max_by(|a, b| crate::apt::version::compare(a, b))
+}
+
+impl Supplies<'_> {
+    /// The lock with the packages of a recipe for a distribution; `None` where the cache has none
+    /// for all of them.
+    ///
+    /// # Errors
+    /// Install error for a lock that cannot be read, and offline where there is none.
+    pub fn stock(
+        &self,
+        recipe: &Recipe,
+        distribution: &str,
+        architecture: Architecture,
+    ) -> Result<Option<Lock>> {
+        let name = Lock::file_name(recipe.name(), distribution, architecture);
+        let lock = self.cache.lock(&name)?.filter(|lock| lock.covers(recipe.packages()));
+        if lock.is_some() || self.fetcher.network() == Network::Allowed {
+            return Ok(lock);
+        }
+        let packages = recipe.packages().join(" ");
+        Err(Error::install(format!(
+            "install {packages} offline: the cache has no packages for {distribution}"
+        ))
+        .hint("on a host with network: `nvstage prefetch --for CTID`, or `--for TEMPLATE.tar.zst`")
+        .hint("`nvstage bundle export`, and `nvstage bundle import` here, carry them over"))
+    }
+
+    /// The mirror of a lock for a container, if rules and container allow it. What is missing in
+    /// the cache is fetched again, unless this run is offline.
+    ///
+    /// # Errors
+    /// Install error when it is too old, its key is refused, or a file is damaged or missing.
+    pub fn stocked(&self, lock: Lock, recipe: &Recipe, context: (&Facts, Rules)) -> Result<Mirror> {
+        let (facts, rules) = context;
+        self.check_freshness(&lock, rules.max_age, Timestamp::now())?;
+        let refused = lock.repositories.iter().find(|repository| repository.sha1_bound);
+        if let Some(repository) = refused.filter(|_| facts.has_sqv)
+            && rules.sha1 == Sha1Bound::Refused
+        {
+            return Err(Error::install(format!("use `{}` in this container", repository.url))
+                .because(format!(
+                    "only SHA-1 binds its key {}, which this container's apt refuses",
+                    repository.key.fingerprint
+                ))
+                .hint("`--allow-sha1-bound-key` lets it accept the pinned key, for this call"));
+        }
+        self.fetch_packages(&lock)?;
+        let directory = self.mirror(&lock, recipe)?;
+        Ok(Mirror { directory, nothing: self.cache.nothing()?, lock, sha1: rules.sha1 })
+    }
+
+    /// Valid-Until is not looked at offline, so age is judged here: of the newest release of each
+    /// party, because a stable distribution's own release is months old by nature.
+    fn check_freshness(&self, lock: &Lock, max_age: Option<u32>, now: Timestamp) -> Result<()> {
+        for role in [Role::Cuda, Role::Distribution] {
+            let of_role = lock.repositories.iter().filter(|one| one.role == role);
+            let Some(newest) = of_role.max_by_key(|one| one.date) else { continue };
+            let days = age_in_days(newest, now);
+            let age = format!("the newest release of `{}` is {days} days old", newest.url);
+            if let Some(limit) = max_age.filter(|limit| days > i64::from(*limit)) {
+                return Err(Error::install(format!("use packages from the cache: {age}"))
+                    .because(format!("--max-age allows {limit}"))
+                    .hint("`nvstage prefetch` brings the cache up to date"));
+            }
+            if days > i64::from(OLD) {
+                self.events.emit(Event::Warning { text: age });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn age_in_days(repository: &LockedRepository, now: Timestamp) -> i64 {
+    let age: SignedDuration = now.duration_since(repository.date);
+    age.as_hours() / 24
+}
