@@ -122,7 +122,11 @@ fn status(path: &Path, named: Option<&Named>, own: Architecture) -> Result<Syste
     };
     let name = format!("status {}", path.display());
     let status = small_file(path)?;
-    let found = system::architecture_of(&name, &status).unwrap_or(own);
+    // A system that is to be made from nothing has an empty one.
+    let found = match status.trim_ascii().is_empty() {
+        true => own,
+        false => system::architecture_of(&name, &status)?,
+    };
     if found != *architecture {
         return Err(Error::input(format!("use {name} as {architecture}: it is {found}")));
     }

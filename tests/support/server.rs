@@ -203,6 +203,8 @@ fn read_request(connection: &mut Box<dyn Connection>) -> io::Result<Request> {
 }
 
 fn path_of(target: &str) -> &str {
+    // A query tells caches apart, not files.
+    let target = target.split('?').next().unwrap_or(target);
     match target.split_once("://") {
         Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),
         None => target,

@@ -37,6 +37,11 @@ impl Site {
         site
     }
 
+    /// Whether its repository for Debian 12 has a key that SHA-1 binds.
+    pub fn is_sha1(&self) -> bool {
+        self.repository == "cuda-sha1"
+    }
+
     fn path(&self, name: &str) -> String {
         self.recipes.path().join(name).to_str().unwrap().to_owned()
     }
