@@ -1,3 +1,3 @@
 # What an installation that was cut short left in the container.
-rm -rf /root/.nvstage /root/.nvstage.run
+rm -rf /root/.nvstage /root/.nvstage.run /run/nvstage-apt
 say end

@@ -19,7 +19,6 @@ use crate::runtime::{Inside, Session};
 use crate::version::DriverVersion;
 
 const INSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("install.sh"));
-const CLEAN: &str = concat!(include_str!("../prelude.sh"), include_str!("clean.sh"));
 
 /// Where the `.run` is copied to inside a container: a directory that root alone can enter.
 const RUN: &str = "/root/.nvstage.run";
@@ -248,10 +247,7 @@ impl Staged<'_> {
             return Ok(());
         }
         self.clean = true;
-        let inside =
-            Inside { script: CLEAN, arguments: Vec::new(), limit: Duration::from_secs(60) };
-        let removed = self.session.run_inside_regardless(&inside).map(drop);
-        removed.map_err(|error| error.on(self.session.ctid))
+        shown::clean(self.session)
     }
 }
 

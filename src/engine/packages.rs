@@ -86,6 +86,10 @@ fn run(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Ran> {
     let arguments = arguments(job, what);
     let ran = session.run_inside(&Inside { script: apt::SCRIPT, arguments, limit: LIMIT });
     let removed = shown.map_or(Ok(()), Shown::remove);
+    if ran.is_err() && session.init_process()? == Some(job.pid) {
+        // The first error counts.
+        let _ = shown::clean(session);
+    }
     let ran = ran?;
     removed?;
     Ok(ran)

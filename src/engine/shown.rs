@@ -1,13 +1,28 @@
 //! Directories of the cache shown inside a running container, and taken away again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::host::mount::{self, Programs};
-use crate::runtime::Session;
+use crate::runtime::{Inside, Session};
+
+const CLEAN: &str = concat!(include_str!("../prelude.sh"), include_str!("clean.sh"));
 
 /// Where they appear: not below `/run` or `/tmp`, over which a booting system mounts its own.
 pub const PLACE: &str = "/var/lib/nvstage";
+
+/// Removes what a script of ours that was cut short left inside, although the work was asked to
+/// stop.
+///
+/// # Errors
+/// Install error when the container cannot be entered.
+pub fn clean(session: &Session<'_>) -> Result<()> {
+    let limit = Duration::from_secs(60);
+    let inside = Inside { script: CLEAN, arguments: Vec::new(), limit };
+    let removed = session.run_inside_regardless(&inside).map(drop);
+    removed.map_err(|error| error.on(session.ctid))
+}
 
 /// Something shown inside, until [`Shown::remove`] or the end of this value.
 #[derive(Debug)]
