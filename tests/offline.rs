@@ -303,7 +303,7 @@ fn a_key_that_sha_1_binds_is_used_only_where_it_is_allowed() {
         .code(5)
         .says("resolve cuda-toolkit-12-8 for debian13")
         .says("only SHA-1 binds its key")
-        .says("it has cuda-toolkit-13-0")
+        .says("repository has cuda-toolkit-13-0")
         .says("`--allow-sha1-bound-key`");
     scene.prefetch(&["--allow-sha1-bound-key"]).code(0).says("is bound by SHA-1 alone");
     let before = scene.state();

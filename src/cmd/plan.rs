@@ -10,7 +10,7 @@ use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
-use crate::engine::provision::locked_versions;
+use crate::engine::stock;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look};
 use crate::engine::wish::Wish;
@@ -226,7 +226,7 @@ fn apt_files(
     }
     let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
     let lock = supplies.stock(recipe, &facts.distribution, facts.architecture)?;
-    let versions = lock.map(|lock| locked_versions(&lock, recipe.packages())).unwrap_or_default();
+    let versions = lock.map(|lock| stock::versions(&lock, recipe.packages())).unwrap_or_default();
     if supplies.fetcher.network() == Network::Forbidden {
         return Ok((files, versions));
     }

@@ -6,19 +6,14 @@
 //! packages, by digest; the lock, checked link by link as it will be when it is used; the mirror.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use crate::apt;
 use crate::apt::isolated::Fetch;
-use crate::apt::mirror;
 use crate::apt::sources::Source;
 use crate::apt::system::System;
-use crate::artifact::Artifact;
-use crate::engine::chain::{self, Chain, Unpinned};
 use crate::engine::metadata::{Metadata, Older, Wanted};
 use crate::engine::resolve::{self, Resolver};
-use crate::engine::shown::PLACE;
-use crate::engine::supplies::{PublishedDigest, Supplies};
+use crate::engine::supplies::Supplies;
 use crate::engine::systems;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -253,27 +248,28 @@ impl Work<'_> {
         error: Error,
     ) -> Result<Resolved> {
         let recipe = self.request.recipe;
-        let Some(older) = recipe.older_distribution(&self.lock.distribution) else {
-            return Err(error);
-        };
-        let lacking = lacking(recipe.packages(), repositories)?;
+        let lacking = resolve::lacking(recipe.packages(), repositories)?;
         if error.is_interrupted() || lacking.is_empty() {
             return Err(error);
         }
-        let metadata = self.cuda(Role::OlderCuda, older)?;
-        let has_all = self::lacking(&lacking, std::slice::from_ref(&metadata))?.is_empty();
-        if !has_all {
-            return Err(error);
+        let (names, own) = (lacking.join(" "), &self.lock.distribution);
+        let error = Error::install(format!("resolve {names} for {own}"))
+            .because(format!("no repository for {own} has it"));
+        let older = recipe.older_distribution(own);
+        let older = older.map(|older| Ok((older, self.cuda(Role::OlderCuda, older)?)));
+        let Some((older, metadata)) = older.transpose()? else {
+            return Err(error.hint(resolve::offered(&repositories[0])?));
+        };
+        if !resolve::lacking(&lacking, std::slice::from_ref(&metadata))?.is_empty() {
+            return Err(error.hint(resolve::offered(&repositories[0])?));
         }
         if self.request.sha1 == Sha1Bound::Refused && metadata.locked.sha1_bound {
-            let (names, own) = (lacking.join(" "), &self.lock.distribution);
             let key = &metadata.locked.key.fingerprint;
-            return Err(Error::install(format!("resolve {names} for {own}"))
-                .because(format!("the CUDA repository for {own} does not have it"))
+            return Err(error
                 .because(format!(
-                    "the one for {older} has, but only SHA-1 binds its key {key}, which the apt of {own} refuses"
+                    "the CUDA one for {older} has, but only SHA-1 binds its key {key}, which the apt of {own} refuses"
                 ))
-                .hint(offered(&repositories[0])?)
+                .hint(resolve::offered(&repositories[0])?)
                 .hint("`--allow-sha1-bound-key` takes it from there, for this call"));
         }
         repositories.insert(1, metadata);
@@ -312,98 +308,4 @@ fn source_of(repository: &LockedRepository) -> Source {
         suite: repository.suite.clone(),
         components: repository.components.clone(),
     }
-}
-
-/// Those of the names that no repository has in any version.
-fn lacking(names: &[String], repositories: &[Metadata]) -> Result<Vec<String>> {
-    let mut open = names.to_vec();
-    for repository in repositories {
-        for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
-            for listed in resolve::packages(file, &index.path)? {
-                let listed = listed?;
-                open.retain(|name| *name != listed.name);
-            }
-        }
-    }
-    Ok(open)
-}
-
-/// Which toolkits a CUDA repository has, in words.
-fn offered(repository: &Metadata) -> Result<String> {
-    let mut names = Vec::new();
-    for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
-        for listed in resolve::packages(file, &index.path)? {
-            let name = listed?.name;
-            if name.starts_with("cuda-toolkit-") && !name.ends_with("-config-common") {
-                names.push(name);
-            }
-        }
-    }
-    names.sort();
-    names.dedup();
-    let list = if names.is_empty() { "no toolkit".to_owned() } else { names.join(", ") };
-    Ok(format!("it has {list}: `--set packages=NAME`"))
-}
-
-impl Supplies<'_> {
-    /// The packages of a lock into the cache.
-    ///
-    /// # Errors
-    /// Install error when one cannot be had with its digest.
-    pub fn fetch_packages(&self, lock: &Lock) -> Result<()> {
-        let artifacts: Vec<Artifact> = lock
-            .packages
-            .iter()
-            .map(|package| Artifact {
-                name: package.path.rsplit('/').next().unwrap_or(&package.path).to_owned(),
-                urls: lock
-                    .repository(&package.repository)
-                    .map(|r| url(r, package))
-                    .into_iter()
-                    .collect(),
-                size: Some(package.size),
-                digest: Some(package.sha256),
-            })
-            .collect();
-        self.obtain_all("packages", &artifacts).map(drop)
-    }
-
-    /// The partial mirror of a lock, whose chain is verified for it; what is missing in the cache
-    /// is fetched again if the network may be used.
-    ///
-    /// # Errors
-    /// Install error when a link of the chain does not hold or a file is missing.
-    pub fn mirror(&self, lock: &Lock, recipe: &Recipe) -> Result<PathBuf> {
-        let chain = self.chain(lock, recipe)?;
-        let pins = apt::pins(recipe.denied_packages(), recipe.allowed_packages());
-        let layout = mirror::layout(lock, PLACE, &chain.keys, &pins.text);
-        self.cache.mirror(&layout, self.events)
-    }
-
-    /// Verifies the chain of a lock over the cache's files.
-    ///
-    /// # Errors
-    /// As [`chain::verify`].
-    pub fn chain(&self, lock: &Lock, recipe: &Recipe) -> Result<Chain> {
-        let blobs = |file: &LockedFile, what: &str| {
-            let found = self.cache.find(&file.sha256, self.events)?;
-            found.map(|found| found.path().to_owned()).ok_or_else(|| {
-                Error::install(format!("use {what}: the cache does not have it"))
-                    .because(format!("wanted is a file with the SHA-256 digest {}", file.sha256))
-                    .hint("`nvstage prefetch` fetches it again")
-            })
-        };
-        let unpinned = match self.published {
-            PublishedDigest::TrustTls => Unpinned::Allowed,
-            // What an earlier run recorded was allowed then.
-            PublishedDigest::Refused => Unpinned::Allowed,
-        };
-        chain::verify(lock, recipe, &blobs, unpinned)
-    }
-}
-
-/// The URL of a package: its path as it is, and so with the percent sign of a name quoted.
-fn url(repository: &LockedRepository, package: &LockedPackage) -> String {
-    let path = package.path.strip_prefix("./").unwrap_or(&package.path);
-    format!("{}{}", repository.url, path.replace('%', "%25"))
 }

@@ -192,3 +192,40 @@ fn lock_package(listed: Listed, repository: &str) -> LockedPackage {
 pub fn packages(file: &CachedArtifact, name: &str) -> Result<Packages<Box<dyn BufRead>>> {
     Ok(Packages::new(crate::cache::decompressed(file.open()?, name)?))
 }
+
+/// Those of the names that no repository has in any version.
+///
+/// # Errors
+/// Install error when an index cannot be read.
+pub fn lacking(names: &[String], repositories: &[Metadata]) -> Result<Vec<String>> {
+    let mut open = names.to_vec();
+    for repository in repositories {
+        for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
+            for listed in packages(file, &index.path)? {
+                let listed = listed?;
+                open.retain(|name| *name != listed.name);
+            }
+        }
+    }
+    Ok(open)
+}
+
+/// Which toolkits a CUDA repository has, in words.
+///
+/// # Errors
+/// Install error when an index cannot be read.
+pub fn offered(repository: &Metadata) -> Result<String> {
+    let mut names = Vec::new();
+    for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
+        for listed in packages(file, &index.path)? {
+            let name = listed?.name;
+            if name.starts_with("cuda-toolkit-") && !name.ends_with("-config-common") {
+                names.push(name);
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    let list = if names.is_empty() { "no toolkit".to_owned() } else { names.join(", ") };
+    Ok(format!("the CUDA repository has {list}: `--set packages=NAME,…` takes another"))
+}

@@ -1,18 +1,23 @@
 //! What of a container's packages the cache has: the lock for its distribution, how old it is, and
 //! the partial mirror it is installed from.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::apt::{self, mirror};
 use crate::architecture::Architecture;
+use crate::artifact::Artifact;
+use crate::engine::chain::{self, Chain, Unpinned};
 use crate::engine::closure::Sha1Bound;
+use crate::engine::shown::PLACE;
 use crate::engine::supplies::Supplies;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::facts::Facts;
 use crate::fetch::Network;
-use crate::lock::{Lock, LockedRepository, Role};
+use crate::lock::{Lock, LockedFile, LockedPackage, LockedRepository, Role};
 use crate::recipe::Recipe;
 
 /// Releases older than this many days are warned of.
@@ -57,9 +62,13 @@ impl Mirror {
 /// The version of a package in a lock, the highest of several.
 pub fn version<'a>(lock: &'a Lock, name: &str) -> Option<&'a str> {
     let of_name = lock.packages.iter().filter(|package| package.name == name);
-    of_name
-        .map(|package| package.version.as_str())
-        .max_by(|a, b| crate::apt::version::compare(a, b))
+    of_name.map(|package| package.version.as_str()).max_by(|a, b| apt::version::compare(a, b))
+}
+
+/// The versions of some packages in a lock, by name.
+pub fn versions(lock: &Lock, names: &[String]) -> BTreeMap<String, String> {
+    let version = |name: &String| Some((name.clone(), version(lock, name)?.to_owned()));
+    names.iter().filter_map(version).collect()
 }
 
 impl Supplies<'_> {
@@ -130,9 +139,66 @@ impl Supplies<'_> {
         }
         Ok(())
     }
+
+    /// The packages of a lock into the cache.
+    ///
+    /// # Errors
+    /// Install error when one cannot be had with its digest.
+    pub fn fetch_packages(&self, lock: &Lock) -> Result<()> {
+        let artifacts: Vec<Artifact> = lock
+            .packages
+            .iter()
+            .map(|package| Artifact {
+                name: package.path.rsplit('/').next().unwrap_or(&package.path).to_owned(),
+                urls: lock
+                    .repository(&package.repository)
+                    .map(|r| url(r, package))
+                    .into_iter()
+                    .collect(),
+                size: Some(package.size),
+                digest: Some(package.sha256),
+            })
+            .collect();
+        self.obtain_all("packages", &artifacts).map(drop)
+    }
+
+    /// The partial mirror of a lock, whose chain is verified for it; what is missing in the cache
+    /// is fetched again if the network may be used.
+    ///
+    /// # Errors
+    /// Install error when a link of the chain does not hold or a file is missing.
+    pub fn mirror(&self, lock: &Lock, recipe: &Recipe) -> Result<PathBuf> {
+        let chain = self.chain(lock, recipe)?;
+        let pins = apt::pins(recipe.denied_packages(), recipe.allowed_packages());
+        let layout = mirror::layout(lock, PLACE, &chain.keys, &pins.text);
+        self.cache.mirror(&layout, self.events)
+    }
+
+    /// Verifies the chain of a lock over the cache's files.
+    ///
+    /// # Errors
+    /// As [`chain::verify`].
+    pub fn chain(&self, lock: &Lock, recipe: &Recipe) -> Result<Chain> {
+        let blobs = |file: &LockedFile, what: &str| {
+            let found = self.cache.find(&file.sha256, self.events)?;
+            found.map(|found| found.path().to_owned()).ok_or_else(|| {
+                Error::install(format!("use {what}: the cache does not have it"))
+                    .because(format!("wanted is a file with the SHA-256 digest {}", file.sha256))
+                    .hint("`nvstage prefetch` fetches it again")
+            })
+        };
+        // What an earlier run recorded without a pin was allowed then.
+        chain::verify(lock, recipe, &blobs, Unpinned::Allowed)
+    }
 }
 
 fn age_in_days(repository: &LockedRepository, now: Timestamp) -> i64 {
     let age: SignedDuration = now.duration_since(repository.date);
     age.as_hours() / 24
+}
+
+/// The URL of a package: its path as it is, and so with the percent sign of a name quoted.
+fn url(repository: &LockedRepository, package: &LockedPackage) -> String {
+    let path = package.path.strip_prefix("./").unwrap_or(&package.path);
+    format!("{}{}", repository.url, path.replace('%', "%25"))
 }

@@ -4,23 +4,22 @@
 //! restart if needed; stage and install the driver; repository and packages; check; report. Every
 //! step says what it came to; the first failure ends the job, and staging is undone in any case.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod goods;
+
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::apt::{self, AptFile};
+use self::goods::Goods;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
+use crate::engine::configure;
 use crate::engine::driver::{self, Package};
-use crate::engine::packages::Asked;
-use crate::engine::stock::{self, Mirror, Rules};
-use crate::engine::supplies::{Driver, Repository, Supplies};
+use crate::engine::stock::Rules;
+use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look, Outside};
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
-use crate::engine::{configure, packages};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::facts::Facts;
-use crate::fetch::Network;
-use crate::lock::Lock;
 use crate::plan::{Action, DriverState, Intent, Plan, Power, Situation};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
@@ -64,25 +63,6 @@ struct Inside {
     facts: Facts,
     driver: DriverState,
     answering: BTreeSet<String>,
-}
-
-/// Where a container's packages come from.
-#[derive(Debug, Default)]
-struct Goods {
-    /// The files that apt reads inside.
-    files: Vec<AptFile>,
-    /// The lock with the packages, if the cache has them.
-    lock: Option<Lock>,
-    /// The versions that the lock has of the wanted packages.
-    versions: BTreeMap<String, String>,
-    /// The mirror, once apt was asked and it has everything.
-    mirror: Option<Mirror>,
-}
-
-/// The versions that a lock has of some packages.
-pub fn locked_versions(lock: &Lock, names: &[String]) -> BTreeMap<String, String> {
-    let version = |name: &String| Some((name.clone(), stock::version(lock, name)?.to_owned()));
-    names.iter().filter_map(version).collect()
 }
 
 /// Provisions one container. The report holds the error, if there was one.
@@ -242,78 +222,6 @@ impl Job<'_> {
         Package { recipe: &wish.recipe, driver, version: &wish.version }
     }
 
-    /// Where the packages come from, and the files that apt reads for it; nothing where the recipe
-    /// has no packages.
-    fn goods(&self, facts: &Facts) -> Result<Goods> {
-        let Means { wish, supplies, driver, .. } = self.means;
-        if wish.recipe.packages().is_empty() {
-            return Ok(Goods::default());
-        }
-        if !facts.has_apt {
-            let what = format!("install {}: it has no `apt-get`", wish.recipe.packages().join(" "));
-            return Err(Error::install(what)
-                .hint("`--recipe driver-only` installs the driver's userland alone"));
-        }
-        let (recipe, distribution) = (&wish.recipe, &facts.distribution);
-        recipe.repository(distribution, facts.architecture)?;
-        let lock = supplies.stock(recipe, distribution, facts.architecture)?;
-        let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
-        if supplies.fetcher.network() == Network::Allowed {
-            let repository = supplies.repository(recipe, distribution, facts.architecture)?;
-            self.record(distribution, &repository, driver)?;
-            files.extend(repository.files());
-        }
-        let versions = lock.as_ref().map(|lock| locked_versions(lock, recipe.packages()));
-        Ok(Goods { files, versions: versions.unwrap_or_default(), lock, mirror: None })
-    }
-
-    /// Makes the mirror ready and asks the container's apt whether it has everything. Where it has
-    /// not, the network serves if it may be used.
-    fn ask(&mut self, plan: &Plan, seen: &Inside, goods: &mut Goods) -> Result<()> {
-        let Some(lock) = goods.lock.clone().filter(|_| plan.packages.changes()) else {
-            return Ok(());
-        };
-        let asked = self.ask_apt(lock, seen, goods);
-        let is_offline = self.means.supplies.fetcher.network() == Network::Forbidden;
-        match asked {
-            Ok((mirror, Asked::Complete)) => {
-                goods.mirror = Some(mirror);
-                return Ok(());
-            }
-            Ok((_, Asked::Lacking(missing))) if is_offline => {
-                Err(packages::lacking(self.session, &missing))
-            }
-            Ok((_, Asked::Lacking(missing))) => {
-                let count = missing.len();
-                self.warn(&format!(
-                    "the cache lacks {count} packages that it needs: apt fetches all"
-                ));
-                return Ok(());
-            }
-            Err(error) => Err(error),
-        }
-        .or_else(|error: Error| self.step(Step::Packages, |_| Err(error)))
-    }
-
-    fn ask_apt(&self, lock: Lock, seen: &Inside, goods: &Goods) -> Result<(Mirror, Asked)> {
-        let Means { wish, supplies, manner, .. } = self.means;
-        let mirror = supplies.stocked(lock, &wish.recipe, (&seen.facts, manner.rules))?;
-        let job = packages::Job {
-            recipe: &wish.recipe,
-            files: &goods.files,
-            mirror: Some(&mirror),
-            pid: seen.pid,
-        };
-        let asked = packages::ask(self.session, job)?;
-        Ok((mirror, asked))
-    }
-
-    fn record(&self, distribution: &str, repository: &Repository, driver: &Driver) -> Result<()> {
-        let Means { wish, supplies, .. } = self.means;
-        let target = (distribution, wish.architecture);
-        supplies.record(&wish.recipe, target, driver, Some(repository))
-    }
-
     fn passthrough(&mut self, outside: &Outside, plan: &Plan) -> Result<()> {
         let action = plan.passthrough.clone();
         self.step(Step::Passthrough, |job| {
@@ -412,21 +320,6 @@ impl Job<'_> {
                         .hint("is there room in the container's root file system?"))
                 }
                 _ => Err(Error::install("install the driver: the installer left no record")),
-            }
-        })
-    }
-
-    fn packages(&mut self, plan: &Plan, goods: &Goods, pid: u32) -> Result<()> {
-        let action = plan.packages.clone();
-        self.step(Step::Packages, |job| match action {
-            Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
-            Action::Do(what) | Action::Unknown(what) => {
-                let from = goods.mirror.as_ref().map_or("the network", |_| "the cache");
-                job.detail(format!("apt inside, from {from}: {what}"));
-                let Goods { files, mirror, .. } = goods;
-                let (recipe, mirror) = (&job.means.wish.recipe, mirror.as_ref());
-                packages::install(job.session, packages::Job { recipe, files, mirror, pid })?;
-                Ok((Outcome::Changed(format!("{what}, from {from}")), ()))
             }
         })
     }

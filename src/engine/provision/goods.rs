@@ -1,0 +1,118 @@
+//! The packages' part of the job: where they come from, whether the cache has all of them, and their
+//! installation.
+
+use std::collections::BTreeMap;
+
+use super::{Inside, Job, Means};
+use crate::apt::{self, AptFile};
+use crate::engine::packages::{self, Asked};
+use crate::engine::stock::{self, Mirror};
+use crate::engine::supplies::{Driver, Repository};
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::fetch::Network;
+use crate::lock::Lock;
+use crate::plan::{Action, Plan};
+use crate::report::{Outcome, Step};
+
+/// Where a container's packages come from.
+#[derive(Debug, Default)]
+pub(super) struct Goods {
+    /// The files that apt reads inside.
+    pub(super) files: Vec<AptFile>,
+    /// The lock with the packages, if the cache has them.
+    lock: Option<Lock>,
+    /// The versions that the lock has of the wanted packages.
+    pub(super) versions: BTreeMap<String, String>,
+    /// The mirror, once apt was asked and it has everything.
+    mirror: Option<Mirror>,
+}
+
+impl Job<'_> {
+    /// Where the packages come from, and the files that apt reads for it; nothing where the recipe
+    /// has no packages.
+    pub(super) fn goods(&self, facts: &Facts) -> Result<Goods> {
+        let Means { wish, supplies, driver, .. } = self.means;
+        if wish.recipe.packages().is_empty() {
+            return Ok(Goods::default());
+        }
+        if !facts.has_apt {
+            let what = format!("install {}: it has no `apt-get`", wish.recipe.packages().join(" "));
+            return Err(Error::install(what)
+                .hint("`--recipe driver-only` installs the driver's userland alone"));
+        }
+        let (recipe, distribution) = (&wish.recipe, &facts.distribution);
+        recipe.repository(distribution, facts.architecture)?;
+        let lock = supplies.stock(recipe, distribution, facts.architecture)?;
+        let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
+        if supplies.fetcher.network() == Network::Allowed {
+            let repository = supplies.repository(recipe, distribution, facts.architecture)?;
+            self.record(distribution, &repository, driver)?;
+            files.extend(repository.files());
+        }
+        let versions = lock.as_ref().map(|lock| stock::versions(lock, recipe.packages()));
+        Ok(Goods { files, versions: versions.unwrap_or_default(), lock, mirror: None })
+    }
+
+    /// Makes the mirror ready and asks the container's apt whether it has everything. Where it has
+    /// not, the network serves if it may be used.
+    pub(super) fn ask(&mut self, plan: &Plan, seen: &Inside, goods: &mut Goods) -> Result<()> {
+        let Some(lock) = goods.lock.clone().filter(|_| plan.packages.changes()) else {
+            return Ok(());
+        };
+        let asked = self.ask_apt(lock, seen, goods);
+        let is_offline = self.means.supplies.fetcher.network() == Network::Forbidden;
+        match asked {
+            Ok((mirror, Asked::Complete)) => {
+                goods.mirror = Some(mirror);
+                return Ok(());
+            }
+            Ok((_, Asked::Lacking(missing))) if is_offline => {
+                Err(packages::lacking(self.session, &missing))
+            }
+            Ok((_, Asked::Lacking(missing))) => {
+                let count = missing.len();
+                self.warn(&format!(
+                    "the cache lacks {count} packages that it needs: apt fetches all"
+                ));
+                return Ok(());
+            }
+            Err(error) => Err(error),
+        }
+        .or_else(|error: Error| self.step(Step::Packages, |_| Err(error)))
+    }
+
+    fn ask_apt(&self, lock: Lock, seen: &Inside, goods: &Goods) -> Result<(Mirror, Asked)> {
+        let Means { wish, supplies, manner, .. } = self.means;
+        let mirror = supplies.stocked(lock, &wish.recipe, (&seen.facts, manner.rules))?;
+        let job = packages::Job {
+            recipe: &wish.recipe,
+            files: &goods.files,
+            mirror: Some(&mirror),
+            pid: seen.pid,
+        };
+        let asked = packages::ask(self.session, job)?;
+        Ok((mirror, asked))
+    }
+
+    fn record(&self, distribution: &str, repository: &Repository, driver: &Driver) -> Result<()> {
+        let Means { wish, supplies, .. } = self.means;
+        let target = (distribution, wish.architecture);
+        supplies.record(&wish.recipe, target, driver, Some(repository))
+    }
+
+    pub(super) fn packages(&mut self, plan: &Plan, goods: &Goods, pid: u32) -> Result<()> {
+        let action = plan.packages.clone();
+        self.step(Step::Packages, |job| match action {
+            Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
+            Action::Do(what) | Action::Unknown(what) => {
+                let from = goods.mirror.as_ref().map_or("the network", |_| "the cache");
+                job.detail(format!("apt inside, from {from}: {what}"));
+                let Goods { files, mirror, .. } = goods;
+                let (recipe, mirror) = (&job.means.wish.recipe, mirror.as_ref());
+                packages::install(job.session, packages::Job { recipe, files, mirror, pid })?;
+                Ok((Outcome::Changed(format!("{what}, from {from}")), ()))
+            }
+        })
+    }
+}
