@@ -238,6 +238,30 @@ fn a_blob_that_was_damaged_after_it_was_verified() {
 }
 
 #[test]
+fn an_index_that_was_damaged_after_it_was_verified() {
+    let scene = Scene::new();
+    let lock = "/var/cache/nvstage/locks-v1/test-debian12-x86_64.lock";
+    let find = format!(
+        "grep -A1 '^path = \"Packages.gz\"' {lock} | sed -n 's/^sha256 = \"\\(.*\\)\"/\\1/p' | head -1"
+    );
+    let digest = scene.host.shell(&find).code(0).stdout.trim().to_owned();
+    let blob = format!("/var/cache/nvstage/blobs-v1/sha256/{digest}");
+    let damage = format!(
+        "chmod u+w {blob} && printf X | dd of={blob} bs=1 seek=200 conv=notrunc 2>/dev/null"
+    );
+    scene.host.shell(&damage).code(0);
+    let before = scene.state();
+    scene
+        .offline(&[])
+        .code(5)
+        .says("was damaged and is removed")
+        .says("the cache does not have it");
+    assert_eq!(scene.state(), before);
+    // Where the network may be used, the container's apt does without the cache.
+    scene.run("provision", &[]).code(0).says("apt fetches all packages").shows("from the network");
+}
+
+#[test]
 fn a_lock_that_was_edited_by_hand() {
     let scene = Scene::new();
     let lock = "/var/cache/nvstage/locks-v1/test-debian12-x86_64.lock";
@@ -371,6 +395,10 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing_and_the_next_one_finishes(
         eventually("dpkg is at work", Duration::from_secs(60), || {
             scene.host.inside(&scene.ctid, look).stdout.contains("sleep 4")
         });
+        let look = "grep ' /var/lib/nvstage ' /proc/mounts; mount -o remount,bind,rw /var/lib/nvstage; touch /var/lib/nvstage/x; echo x > /var/lib/nvstage/sources.list";
+        let seen = scene.host.inside(&scene.ctid, look);
+        assert!(seen.stdout.contains(" ro,nosuid,nodev,noexec"), "{}", seen.stdout);
+        assert_eq!(seen.stderr.matches("Read-only file system").count(), 2, "{}", seen.stderr);
         let kill =
             std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
         assert!(kill.unwrap().success());

@@ -397,3 +397,46 @@ fn what_would_bring_a_second_driver_is_not_resolved() {
         .says("cuda-toolkit-12-8");
     assert_eq!(scene.lock(), "");
 }
+
+#[test]
+fn a_profile_has_a_lock_of_its_own() {
+    let scene = Scene::new();
+    let recipe = scene.site.recipe();
+    let text = std::fs::read_to_string(&recipe).unwrap();
+    let profiles = "[packages.profiles]\nruntime = [\"cuda-libraries-12-8\"]\n[checks]";
+    std::fs::write(&recipe, text.replace("[checks]", profiles)).unwrap();
+    scene.prefetch(&["--profile", "runtime"]).code(0);
+    let lock =
+        scene.host.shell("cat /var/cache/nvstage/locks-v1/test-runtime-debian12-x86_64.lock");
+    let lock = lock.code(0).stdout;
+    assert!(lock.contains("wants = [\"cuda-libraries-12-8\"]"), "{lock}");
+    assert!(!lock.contains("cuda-nvcc") && lock.contains("libcublas-12-8"), "{lock}");
+    scene.prefetch(&["--profile", "runtimes"]).code(2).says("did you mean `runtime`?");
+    let arguments = ["provision", &scene.ctid, "--offline", "--gpus", "0", "--recipe", &recipe];
+    let arguments: Vec<&str> = arguments.into_iter().chain(["--profile", "runtime"]).collect();
+    scene.host.run(&arguments).code(0).shows("install cuda-libraries-12-8, from the cache");
+}
+
+#[test]
+fn a_package_that_breaks_off_is_continued() {
+    let scene = Scene::new();
+    let copy = scene.site.own_copy("cuda");
+    let directory = copy.to_str().unwrap();
+    // A package of some size, that does not compress away.
+    let noise = std::fs::read("/bin/ls").unwrap();
+    let tree = scene.host.directory.path().join("tree");
+    std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    std::fs::write(tree.join("noise"), noise).unwrap();
+    let control = "Package: cuda-nvcc-12-8\nVersion: 12.8.93-1\nArchitecture: amd64\nMaintainer: a <a@b>\nDescription: x\n";
+    std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    let name = "cuda-nvcc-12-8_12.8.93-1_amd64.deb";
+    let build = format!("dpkg-deb -b {} {directory}/{name}", tree.display());
+    scene.host.shell(&build).code(0);
+    world_script("reindex", &[directory, "cuda"]).code(0);
+    scene.site.server.faults(&format!("/cuda/{name}"), [Fault::TruncateAfter(30_000)]);
+    scene.prefetch(&[]).code(0);
+    let requests = scene.site.server.requests();
+    let ranges: Vec<_> =
+        requests.iter().filter(|r| r.target.ends_with(name)).map(|r| r.range.clone()).collect();
+    assert_eq!(ranges, [None, Some("bytes=30000-".to_owned())]);
+}

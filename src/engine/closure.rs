@@ -255,6 +255,10 @@ impl Work<'_> {
         let (names, own) = (lacking.join(" "), &self.lock.distribution);
         let error = Error::install(format!("resolve {names} for {own}"))
             .because(format!("no repository for {own} has it"));
+        let error = match lacking.iter().any(|name| name == "nvtop") {
+            true => error.hint("on Debian 12 the sources need the component `contrib` for nvtop"),
+            false => error,
+        };
         let older = recipe.older_distribution(own);
         let older = older.map(|older| Ok((older, self.cuda(Role::OlderCuda, older)?)));
         let Some((older, metadata)) = older.transpose()? else {

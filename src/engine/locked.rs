@@ -39,7 +39,7 @@ pub fn fetch(
         fetch_key(supplies, request, (&lock, key))?;
     }
     for index in 0..lock.repositories.len() {
-        if !is_at_hand(supplies, &lock.repositories[index])? {
+        if !supplies.has_repository(&lock.repositories[index])? {
             let repository = fetch_repository(supplies, (host, request), &lock, index)?;
             lock.repositories[index] = repository;
         }
@@ -70,17 +70,6 @@ fn fetch_key(
         digest: Some(key.sha256),
     };
     supplies.cache.obtain(&artifact, supplies.fetcher, supplies.events).map(drop)
-}
-
-/// Whether the cache has the locked release, its indexes and its key.
-fn is_at_hand(supplies: &Supplies<'_>, repository: &LockedRepository) -> Result<bool> {
-    let indexes = repository.indexes.iter().map(|index| index.sha256);
-    for digest in indexes.chain([repository.release.sha256, repository.key.sha256]) {
-        if supplies.cache.find(&digest, supplies.events)?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn fetch_repository(

@@ -140,6 +140,20 @@ impl Supplies<'_> {
         Ok(())
     }
 
+    /// Whether the cache has the release of a locked repository, its indexes and its key.
+    ///
+    /// # Errors
+    /// Host error when the cache cannot be read.
+    pub fn has_repository(&self, repository: &LockedRepository) -> Result<bool> {
+        let indexes = repository.indexes.iter().map(|index| index.sha256);
+        for digest in indexes.chain([repository.release.sha256, repository.key.sha256]) {
+            if self.cache.find(&digest, self.events)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The packages of a lock into the cache.
     ///
     /// # Errors

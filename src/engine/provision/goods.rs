@@ -60,8 +60,16 @@ impl Job<'_> {
         let Some(lock) = goods.lock.clone().filter(|_| plan.packages.changes()) else {
             return Ok(());
         };
+        let supplies = self.means.supplies;
+        let is_offline = supplies.fetcher.network() == Network::Forbidden;
+        for repository in &lock.repositories {
+            if !is_offline && !supplies.has_repository(repository)? {
+                let url = &repository.url;
+                self.warn(&format!("the cache lacks files of `{url}`: apt fetches all packages"));
+                return Ok(());
+            }
+        }
         let asked = self.ask_apt(lock, seen, goods);
-        let is_offline = self.means.supplies.fetcher.network() == Network::Forbidden;
         match asked {
             Ok((mirror, Asked::Complete)) => {
                 goods.mirror = Some(mirror);
