@@ -14,7 +14,7 @@ mod support;
 use std::process::Stdio;
 use std::time::Duration;
 
-use support::{Host, Kind, Nodes, Run, Site, VERSION, eventually, world_script};
+use support::{Host, Kind, Nodes, Run, Site, VERSION, eventually, world, world_script};
 
 fn host() -> Host {
     Host::new(Kind::Pct, Nodes::Answering(VERSION))
@@ -374,6 +374,37 @@ fn a_half_configured_dpkg_is_finished_first() {
     scene.offline(&[]).code(0);
     let status = "dpkg --audit; dpkg-query -W -f '${db:Status-Abbrev}' half nvtop";
     assert_eq!(scene.host.inside(&scene.ctid, status).stdout.trim(), "ii ii");
+}
+
+/// A dpkg that was killed between two packages, of which the first needs the second.
+fn cut_short_between_packages(scene: &Scene) {
+    let ctid = &scene.ctid;
+    let package = world().join("cuda/cuda-compiler-12-8_12.8.1-1_amd64.deb");
+    let copy = format!("lxc-attach -n {ctid} -- sh -c 'cat > /root/x.deb' < {}", package.display());
+    scene.host.shell(&copy).code(0);
+    scene
+        .host
+        .inside(ctid, "dpkg --unpack /root/x.deb && rm /root/x.deb && ! apt-get check")
+        .code(0);
+}
+
+#[test]
+fn a_dpkg_that_was_cut_short_between_packages_is_finished() {
+    let scene = Scene::new();
+    cut_short_between_packages(&scene);
+    scene.offline(&[]).code(0);
+    let state = "dpkg --audit; apt-get check -qq; dpkg-query -W -f '${db:Status-Abbrev}' cuda-compiler-12-8 nvtop";
+    assert_eq!(scene.host.inside(&scene.ctid, state).stdout.trim(), "ii ii");
+    // And the same from the network.
+    let scene = Scene::bare(Site::new(), Suite::Trixie);
+    let set = Suite::Trixie.packages();
+    cut_short_between_packages(&scene);
+    let refused = scene.run("provision", &["--set", set]);
+    refused.code(5).says("cuda-compiler-12-8");
+    let scene = Scene::bare(Site::new(), Suite::Bookworm);
+    cut_short_between_packages(&scene);
+    scene.run("provision", &[]).code(0).shows("from the network");
+    assert_eq!(scene.host.inside(&scene.ctid, state).stdout.trim(), "ii ii");
 }
 
 #[test]

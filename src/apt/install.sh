@@ -57,6 +57,8 @@ finish_dpkg() {
   fi
 }
 [ "$mirror" != - ] || finish_dpkg
+install_now() { apt -y --no-install-recommends --no-remove -o APT::Keep-Downloaded-Packages=false \
+  -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install "$@" </dev/null; }
 
 # DPkg::Lock::Timeout is not for the lock on the lists, which the daily update holds after a boot.
 waited=0
@@ -71,24 +73,32 @@ done
 printf '%s\n' "$output"
 
 # What would be fetched: each file by its digest, which a mirror must have.
-uris() { apt -y --print-uris --no-remove --no-install-recommends install "$@" </dev/null 2>&1; }
-uris=$(uris "$@") || {
-  [ "$mirror" = - ] || [ "$what" = ask ] || { finish_dpkg; uris=$(uris "$@"); }
-} || {
+uris() { apt -y --print-uris --no-remove --no-install-recommends "$@" </dev/null 2>&1; }
+lacking() { # lacking URIS: says which of them the mirror does not have
+  [ "$mirror" != - ] || return 1
+  missing=$(printf '%s\n' "$1" | sed -n "s/^'.*' \([^ ]*\) [0-9]* \([^ ]*\)\$/\2 \1/p" |
+    while read -r digest file; do
+      grep -qxF -e "$digest" "$mirror/packages" || echo "$file"
+    done)
+  [ -n "$missing" ] && printf '%s\n' "$missing" | sed 's/^/@nvstage missing /'
+}
+# A dpkg that was cut short leaves packages without what they depend on; apt does nothing else
+# before that is mended.
+if ! apt check </dev/null >/dev/null 2>&1; then
+  if uris=$(uris --fix-broken install); then
+    lacking "$uris" && exit 1
+    [ "$what" = install ] || { say end; exit 0; }
+    put_all
+    finish_dpkg
+    install_now --fix-broken
+  fi
+fi
+uris=$(uris install "$@") || {
   printf '%s\n' "$uris"
   say failed "apt-get --print-uris install"
   exit 1
 }
-if [ "$mirror" != - ]; then
-  missing=$(printf '%s\n' "$uris" | sed -n "s/^'.*' \([^ ]*\) [0-9]* \([^ ]*\)\$/\2 \1/p" |
-    while read -r digest file; do
-      grep -qxF -e "$digest" "$mirror/packages" || echo "$file"
-    done)
-  if [ -n "$missing" ]; then
-    printf '%s\n' "$missing" | sed 's/^/@nvstage missing /'
-    exit 1
-  fi
-fi
+lacking "$uris" && exit 1
 
 simulated=$(apt -s install --no-install-recommends "$@" </dev/null 2>&1) || {
   printf '%s\n' "$simulated"
@@ -121,9 +131,7 @@ cuda_library() { ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*libcuda\.so\.1
 library=$(cuda_library)
 put_all
 finish_dpkg
-apt install -y --no-install-recommends --no-remove \
-  -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
-  -o APT::Keep-Downloaded-Packages=false "$@" </dev/null || { say failed "apt-get install"; exit 1; }
+install_now "$@" || { say failed "apt-get install"; exit 1; }
 audit=$(dpkg --audit)
 if [ -n "$audit" ]; then
   printf '%s\n' "$audit"

@@ -167,17 +167,20 @@ impl Work<'_> {
         let lock = &self.lock;
         let pinned = self.request.recipe.distribution_keys(&lock.distribution)?;
         let mut sources: Vec<Source> = Vec::new();
-        let mut files: Vec<Vec<u8>> = Vec::new();
+        let (mut earlier, mut files): (Vec<Source>, Vec<Vec<u8>>) = Default::default();
         for system in &self.request.systems {
             sources.extend(system.sources.iter().cloned());
             files.extend(system.keys.iter().cloned());
         }
         for old in self.old.iter().flat_map(|old| &old.repositories) {
             if old.role == Role::Distribution {
-                sources.extend(sources.is_empty().then(|| source_of(old)));
+                earlier.push(source_of(old));
                 let key = self.supplies.cache.find(&old.key.sha256, self.supplies.events)?;
                 files.extend(key.map(|key| key.read()).transpose()?);
             }
+        }
+        if sources.is_empty() {
+            sources = earlier;
         }
         if let Ok(host) = systems::of_host(self.context.0) {
             files.extend(host.keys);
