@@ -29,6 +29,12 @@ pub enum Content {
     Text(String),
 }
 
+/// Whether the file at a path of a mirror is a text of our own; otherwise it is one of the cache's.
+pub fn is_text(path: &str) -> bool {
+    path.starts_with("keys/")
+        || ["sources.list", "preferences", "packages", "sequoia.toml"].contains(&path)
+}
+
 /// The files of a mirror by their path, with a name made of all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -69,7 +75,14 @@ pub fn layout(lock: &Lock, place: &str, keys: &BTreeMap<String, String>, pins: &
         ("sequoia.toml", SEQUOIA_POLICY.to_owned()),
     ];
     files.extend(texts.map(|(name, text)| (name.to_owned(), Content::Text(text))));
-    let name = name(&files);
+    let digests = files.iter().map(|(path, content)| {
+        let digest = match content {
+            Content::Blob(blob) => blob.sha256,
+            Content::Text(text) => Digest::of(text.as_bytes()),
+        };
+        (path.as_str(), digest)
+    });
+    let name = name(digests);
     Layout { files, name }
 }
 
@@ -107,13 +120,10 @@ fn preferences(lock: &Lock, pins: &str) -> String {
     text
 }
 
-fn name(files: &BTreeMap<String, Content>) -> Digest {
+/// The name of a mirror with these files, which come in the order of their paths.
+pub fn name<'a>(files: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
     let mut list = String::new();
-    for (path, content) in files {
-        let digest = match content {
-            Content::Blob(blob) => blob.sha256,
-            Content::Text(text) => Digest::of(text.as_bytes()),
-        };
+    for (path, digest) in files {
         let _ = writeln!(list, "{digest} {path}");
     }
     Digest::of(list.as_bytes())

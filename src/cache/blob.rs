@@ -1,8 +1,9 @@
 //! One verified file of the cache, and the record of its verification.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,10 @@ impl Stamp {
             inode: metadata.ino(),
         }
     }
+
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +102,8 @@ struct Record {
 }
 
 const RECORD_VERSION: u32 = 1;
+/// A use is noted when the last noted one is older than this.
+const USE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Whether a record says that the file with this metadata was verified. A record that is missing
 /// or not understood says nothing.
@@ -112,7 +119,7 @@ pub(super) fn record_link(path: &Path, blob: &Path) -> Result<()> {
     let now = Stamp::of(&metadata);
     match read(path) {
         Some(old) if old == now => Ok(()),
-        Some(old) if (Stamp { ctime: now.ctime, ..old }) == now => record(path, blob),
+        Some(old) if (Stamp { ctime: now.ctime, ..old }) == now => renew(path, now),
         _ => Ok(()),
     }
 }
@@ -125,8 +132,42 @@ fn read(record: &Path) -> Option<Stamp> {
 /// Records that the file was verified just now.
 pub(super) fn record(record: &Path, blob: &Path) -> Result<()> {
     let metadata = fs::metadata(blob).map_err(|error| failed("read", blob, &error))?;
-    let record_now = Record { version: RECORD_VERSION, stamp: Stamp::of(&metadata) };
-    let text = serde_json::to_vec(&record_now)
+    write(record, Stamp::of(&metadata))
+}
+
+/// Brings a record up to date; when the blob was used last stays as it is.
+pub(super) fn renew(record: &Path, stamp: Stamp) -> Result<()> {
+    if read(record) == Some(stamp) {
+        return Ok(());
+    }
+    let used = fs::metadata(record).and_then(|metadata| metadata.modified());
+    write(record, stamp)?;
+    set_use(record, used.unwrap_or(SystemTime::UNIX_EPOCH))
+        .map_err(|error| failed("write", record, &error))
+}
+
+/// Notes that the blob is used now: the record's own mtime says so, because the blob's atime is
+/// not reliable.
+pub(super) fn note_use(record: &Path) {
+    let used = fs::metadata(record).and_then(|metadata| metadata.modified());
+    let is_recent = |used: SystemTime| used.elapsed().is_ok_and(|age| age < USE_INTERVAL);
+    if !used.is_ok_and(is_recent) {
+        // Without it the blob is as good as with it.
+        let _ = set_use(record, SystemTime::now());
+    }
+}
+
+/// When the blob of a record was used last; `None` where nothing tells.
+pub(super) fn last_use(record: &Metadata) -> Option<SystemTime> {
+    record.modified().ok().filter(|used| *used != SystemTime::UNIX_EPOCH)
+}
+
+fn set_use(record: &Path, used: SystemTime) -> std::io::Result<()> {
+    OpenOptions::new().write(true).open(record)?.set_modified(used)
+}
+
+fn write(record: &Path, stamp: Stamp) -> Result<()> {
+    let text = serde_json::to_vec(&Record { version: RECORD_VERSION, stamp })
         .map_err(|error| Error::general("write a record").because(error))?;
     files::replace(record, &text)
 }
@@ -155,5 +196,29 @@ mod tests {
         assert!(!is_recorded(&path, &metadata));
         files::replace(&path, text.replace("{\"version\":1", "{\"version\":2").as_bytes()).unwrap();
         assert!(!is_recorded(&path, &metadata));
+    }
+
+    #[test]
+    fn a_renewed_record_keeps_the_time_of_the_last_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, blob) = (directory.path().join("record"), directory.path().join("blob"));
+        files::replace(&blob, b"content").unwrap();
+        let used = || last_use(&fs::metadata(&path).unwrap());
+        // A file that was never used through the cache.
+        renew(&path, Stamp::of(&fs::metadata(&blob).unwrap())).unwrap();
+        assert_eq!(used(), None);
+        note_use(&path);
+        let first = used().unwrap();
+        note_use(&path);
+        assert_eq!(used(), Some(first));
+        let long_ago = SystemTime::now() - 2 * USE_INTERVAL;
+        set_use(&path, long_ago).unwrap();
+        fs::hard_link(&blob, directory.path().join("link")).unwrap();
+        assert!(!is_recorded(&path, &fs::metadata(&blob).unwrap()));
+        record_link(&path, &blob).unwrap();
+        assert!(is_recorded(&path, &fs::metadata(&blob).unwrap()));
+        assert_eq!(used(), Some(long_ago));
+        note_use(&path);
+        assert!(used().unwrap() > first - USE_INTERVAL);
     }
 }

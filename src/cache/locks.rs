@@ -32,7 +32,9 @@ impl Cache {
         let directory = self.lock_directory();
         let entries = fs::read_dir(&directory).map_err(|e| failed("read", &directory, &e))?;
         let mut locks = Locks::default();
-        for entry in entries.flatten() {
+        for entry in entries {
+            // A lock that was overlooked would cost what it reaches.
+            let entry = entry.map_err(|e| failed("read", &directory, &e))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !name.ends_with(".lock") || name.starts_with('.') {
                 continue;

@@ -4,13 +4,16 @@
 //! `apt-v1/.<hex>.lock`. A mirror that is there is compared with its layout every time: each link
 //! must be the blob itself, which is hashed again when it changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::scan::{Directory, FileId};
 use super::{Cache, SAME_FILE_WAIT, blob};
-use crate::apt::mirror::{Content, Layout};
+use crate::apt::mirror::{self, Content, Layout};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::host::files::{self, Lock, failed};
@@ -66,7 +69,7 @@ pub(super) fn obtain(cache: &Cache, layout: &Layout, events: &dyn Events) -> Res
     if is_intact(cache, layout, &directory) {
         return Ok(directory);
     }
-    let path = parent.join(format!(".{hex}.lock"));
+    let path = lock_file(&parent, &hex);
     let _lock = Lock::exclusive(&path, SAME_FILE_WAIT, &cache.cancel)?;
     if is_intact(cache, layout, &directory) {
         return Ok(directory);
@@ -84,6 +87,49 @@ pub(super) fn obtain(cache: &Cache, layout: &Layout, events: &dyn Events) -> Res
         return Err(error);
     }
     Ok(directory)
+}
+
+/// Why a mirror is not what its name stands for; `None` where it is. `known` has the files of the
+/// cache that are verified.
+pub(super) fn fault(
+    directory: &Path,
+    (name, mirror): (&Digest, &Directory),
+    known: &BTreeMap<FileId, Digest>,
+) -> Result<Option<String>> {
+    let mut digests: BTreeMap<&str, Digest> = BTreeMap::new();
+    for (path, file) in &mirror.files {
+        let digest = match known.get(&file.id) {
+            Some(digest) => *digest,
+            None if mirror::is_text(path) => {
+                let path = directory.join(path);
+                Digest::of(&fs::read(&path).map_err(|error| failed("read", &path, &error))?)
+            }
+            None => return Ok(Some(format!("its `{path}` is no verified file of the cache"))),
+        };
+        digests.insert(path, digest);
+    }
+    let found = mirror::name(digests.into_iter());
+    Ok((found != *name).then(|| "its files are not those that its name stands for".to_owned()))
+}
+
+/// Removes a directory with links to blobs. That changes the ctime of the blobs and nothing else:
+/// of those that were verified until now the records are brought up to date.
+pub(super) fn discard(cache: &Cache, directory: &Path, blobs: &[Digest]) -> Result<()> {
+    let is_verified = |digest: &&Digest| {
+        let metadata = fs::symlink_metadata(cache.blob(digest));
+        metadata.is_ok_and(|metadata| blob::is_recorded(&cache.record(digest), &metadata))
+    };
+    let verified: Vec<&Digest> = blobs.iter().filter(is_verified).collect();
+    let removed = files::remove_tree(directory);
+    for digest in verified {
+        blob::record_link(&cache.record(digest), &cache.blob(digest))?;
+    }
+    removed
+}
+
+/// The lock that whoever makes the mirror of that name holds.
+pub(super) fn lock_file(parent: &Path, hex: &str) -> PathBuf {
+    parent.join(format!(".{hex}.lock"))
 }
 
 fn blobs(layout: &Layout) -> impl Iterator<Item = (&str, &LockedFile)> {

@@ -14,7 +14,8 @@
 //!
 //! A [`CachedArtifact`] can be had from here only, so whoever holds one holds verified bytes. A
 //! blob counts as verified while its size, times and inode are those of its record, and is hashed
-//! again otherwise; a damaged one is removed and fetched again.
+//! again otherwise; a damaged one is removed and fetched again. The mtime of its record is the time
+//! of its last use.
 
 use std::fs;
 use std::io;
@@ -32,19 +33,28 @@ use crate::host::cancel::Cancel;
 use crate::host::files::{self, Lock, failed};
 
 mod blob;
+mod contents;
 mod decompress;
 mod index;
 mod locks;
 mod mirror;
+mod prune;
+mod reach;
+mod rehash;
+mod scan;
 mod tree;
 mod unpack;
+mod verify;
 
 pub use blob::CachedArtifact;
+pub use contents::{Contents, ListedBlob, Thing};
 pub use decompress::decompressed;
 pub use index::TreeFile;
 pub use locks::{Locks, read_lock};
 pub use mirror::Workspace;
+pub use prune::{Prune, Pruned, Removed};
 pub use tree::Tree;
+pub use verify::{Damaged, Missing, Part, Verified};
 
 /// How long the whole cache may be locked by someone who prunes it.
 const CACHE_WAIT: Duration = Duration::from_secs(120);
@@ -65,6 +75,19 @@ pub struct Cache {
     _lock: Lock,
 }
 
+/// The cache, held alone: nobody else uses it, or begins to, until this is dropped.
+#[derive(Debug)]
+pub struct ExclusiveCache {
+    cache: Cache,
+}
+
+impl ExclusiveCache {
+    /// What every user of the cache may do.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+}
+
 impl Cache {
     /// Opens the cache in `directory`, making it where there is none.
     ///
@@ -72,12 +95,34 @@ impl Cache {
     /// A host error when the directory cannot be made or written, or is locked for too long; the
     /// interruption.
     pub fn open(directory: &Path, cancel: &Cancel) -> Result<Self> {
-        for part in
-            ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1"]
-        {
-            files::create_directory(&directory.join(part))?;
-        }
+        create(directory)?;
         let lock = Lock::shared(&directory.join(".lock"), CACHE_WAIT, cancel)?;
+        Self::locked(directory, cancel, lock)
+    }
+
+    /// Opens the cache like [`Cache::open`] for this process alone. Says when it waits for others.
+    ///
+    /// # Errors
+    /// As [`Cache::open`]; others are waited for two minutes long.
+    pub fn open_alone(
+        directory: &Path,
+        cancel: &Cancel,
+        events: &dyn Events,
+    ) -> Result<ExclusiveCache> {
+        create(directory)?;
+        let path = directory.join(".lock");
+        let lock = match Lock::try_exclusive(&path)? {
+            Some(lock) => lock,
+            None => {
+                let text = "waiting: another nvstage uses the cache".to_owned();
+                events.emit(Event::Note { text });
+                Lock::exclusive(&path, CACHE_WAIT, cancel)?
+            }
+        };
+        Ok(ExclusiveCache { cache: Self::locked(directory, cancel, lock)? })
+    }
+
+    fn locked(directory: &Path, cancel: &Cancel, lock: Lock) -> Result<Self> {
         let tag = directory.join("CACHEDIR.TAG");
         if !tag.exists() {
             files::replace(&tag, CACHEDIR_TAG.as_bytes())?;
@@ -181,6 +226,7 @@ impl Cache {
         let found = CachedArtifact::new(path.clone(), *digest, metadata.len());
         let record = self.record(digest);
         if metadata.is_file() && blob::is_recorded(&record, &metadata) {
+            blob::note_use(&record);
             return Ok(Some(found));
         }
         if metadata.is_file() && found.hash()? == *digest {
@@ -227,12 +273,20 @@ impl Cache {
         mirror::workspace(&self.mirrors())
     }
 
+    fn blobs(&self) -> PathBuf {
+        self.directory.join("blobs-v1/sha256")
+    }
+
     fn blob(&self, digest: &Digest) -> PathBuf {
-        self.directory.join("blobs-v1/sha256").join(digest.to_string())
+        self.blobs().join(digest.to_string())
+    }
+
+    fn records(&self) -> PathBuf {
+        self.directory.join("verified-v1")
     }
 
     fn record(&self, digest: &Digest) -> PathBuf {
-        self.directory.join("verified-v1").join(digest.to_string())
+        self.records().join(digest.to_string())
     }
 
     /// A directory with nothing in it.
@@ -304,4 +358,9 @@ impl Cache {
         blob::record(&self.record(&digest), &path)?;
         Ok(CachedArtifact::new(path, digest, bytes.len() as u64))
     }
+}
+
+fn create(directory: &Path) -> Result<()> {
+    let parts = ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1"];
+    parts.iter().try_for_each(|part| files::create_directory(&directory.join(part)))
 }

@@ -25,7 +25,7 @@ use crate::runfile::header::{HEADER_BYTES, Header, Installer};
 use crate::runfile::manifest::Manifest;
 use crate::version::DriverVersion;
 
-const INDEX: &str = "index.json";
+pub(super) const INDEX: &str = "index.json";
 /// Programs that `nvidia-installer` insists on, and that must never reach the host's modules.
 const STAND_INS: [&str; 4] = ["modprobe", "rmmod", "lsmod", "depmod"];
 /// Files that may wait to be synchronised; each is an open descriptor.
@@ -160,8 +160,17 @@ fn open_if_there(directory: &Path, events: Option<&dyn Events>) -> Result<Option
     }
 }
 
-fn lock_file(trees: &Path, hex: &str) -> PathBuf {
+pub(super) fn lock_file(trees: &Path, hex: &str) -> PathBuf {
     trees.join(format!(".{hex}.lock"))
+}
+
+/// Removes a tree. It loses its name first: a tree that lacks a part which is not in its index,
+/// as the stand-ins are, must never be found.
+pub(super) fn discard(trees: &Path, hex: &str) -> Result<()> {
+    let temporary = trees.join(format!(".tmp-{hex}"));
+    files::remove_tree(&temporary)?;
+    files::rename(&trees.join(hex), &temporary)?;
+    files::remove_tree(&temporary)
 }
 
 fn lock(trees: &Path, hex: &str, (events, cancel): (&dyn Events, &Cancel)) -> Result<Lock> {

@@ -1,6 +1,7 @@
 //! The verbs. One file each: it owns its arguments, emits events, returns what was done, and
 //! prints nothing.
 
+pub mod cache;
 pub mod phoenix;
 pub mod plan;
 pub mod prefetch;

@@ -18,6 +18,8 @@ use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::report::Report;
 
+mod cache;
+
 /// Columns where the terminal does not say how many it has.
 const WIDTH: u16 = 80;
 /// Between two lines about the same download where there is no terminal.

@@ -1,0 +1,102 @@
+//! `nvstage cache`: where the cache is, what is in it and why; whether it is intact; and room made
+//! in it.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::Context;
+use crate::cache::{Cache, Contents, Prune, Pruned, Verified};
+use crate::error::{Error, ExitCode, Result};
+use crate::event::Event;
+
+/// Look at the cache, verify it, make room in it
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Action {
+    /// Print the directory of the cache
+    Dir,
+    /// Show what is in the cache, which lock keeps it, and when it was used last
+    List,
+    /// Hash every file again; remove what is damaged, so that it is fetched again
+    Verify,
+    /// Remove what no lock keeps
+    Prune {
+        /// Say what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// Where the cache is.
+    Directory(Directory),
+    /// What is in it.
+    Contents(Contents),
+    /// Whether it is intact.
+    Verified(Verified),
+    /// What was removed.
+    Pruned(Pruned),
+}
+
+/// Where the cache is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Directory {
+    schema: u32,
+    /// The absolute path.
+    pub directory: String,
+}
+
+impl Answer {
+    /// How the program ends.
+    pub fn exit(&self) -> ExitCode {
+        match self {
+            Self::Verified(verified) => verified.exit(),
+            _ => ExitCode::Done,
+        }
+    }
+
+    /// What is to be said after the result.
+    pub fn error(&self) -> Option<Error> {
+        match self {
+            Self::Verified(verified) => verified.error(),
+            _ => None,
+        }
+    }
+}
+
+/// Does what was asked for.
+///
+/// # Errors
+/// As the cache's own: a host error when it cannot be opened, read or written; an installation
+/// error when a lock that cannot be read forbids to prune; the interruption.
+pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Answer> {
+    let (host, events) = (context.host, context.events);
+    let path = std::path::absolute(host.paths.cache())
+        .map_err(|error| Error::host("find the directory of the cache").because(error))?;
+    Ok(match arguments.action {
+        Action::Dir => {
+            let directory = path.to_string_lossy().into_owned();
+            Answer::Directory(Directory { schema: 1, directory })
+        }
+        Action::List => {
+            let contents = Cache::open(&path, &host.cancel)?.contents()?;
+            for text in &contents.unreadable_locks {
+                events.emit(Event::Warning { text: format!("{text}: nobody knows what it keeps") });
+            }
+            Answer::Contents(contents)
+        }
+        Action::Verify => Answer::Verified(Cache::open(&path, &host.cancel)?.verify(events)?),
+        Action::Prune { dry_run } => {
+            let mode = if dry_run { Prune::Rehearse } else { Prune::Remove };
+            Answer::Pruned(Cache::open_alone(&path, &host.cancel, events)?.prune(mode)?)
+        }
+    })
+}
