@@ -199,6 +199,12 @@ fn what_the_cache_lacks_for_a_container_is_listed_and_nothing_has_changed() {
     let run = scene.offline(&[]).code(5).says("the cache lacks").says("nvtop_");
     run.says(&format!("nvstage prefetch --for {}", scene.ctid));
     assert_eq!(scene.state(), before);
+    // Also where the packages are all that there is to do.
+    let driver_only = scene.site.driver_only();
+    scene.host.run(&["provision", &scene.ctid, "--gpus", "0", "--recipe", &driver_only]).code(0);
+    let before = scene.state();
+    scene.offline(&[]).code(5).says("the cache lacks").says("nvtop_");
+    assert_eq!(scene.state(), before);
     // Where the network may be used, it serves.
     scene.run("provision", &[]).code(0).says("apt fetches all").shows("from the network");
 }

@@ -43,7 +43,20 @@ pub enum Asked {
 /// # Errors
 /// Install error with apt's own last words and what they mean.
 pub fn ask(session: &Session<'_>, job: Job<'_>) -> Result<Asked> {
-    let ran = run(session, job, "ask")?;
+    carry_out(session, job, "ask")
+}
+
+/// The same, and where nothing is lacking writes pins, and key and source where they are wanted,
+/// and installs the recipe's packages.
+///
+/// # Errors
+/// As [`ask`].
+pub fn install(session: &Session<'_>, job: Job<'_>) -> Result<Asked> {
+    carry_out(session, job, "install")
+}
+
+fn carry_out(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Asked> {
+    let ran = run(session, job, what)?;
     let missing: Vec<String> = ran.answer.all("missing").map(str::to_owned).collect();
     if !missing.is_empty() {
         return Ok(Asked::Lacking(missing));
@@ -60,19 +73,6 @@ pub fn lacking(session: &Session<'_>, missing: &[String]) -> Error {
             "on a host with network: `nvstage prefetch --for {}`, or for the template it was made from",
             session.ctid
         ))
-}
-
-/// Writes pins, and key and source where they are wanted, and installs the recipe's packages.
-///
-/// # Errors
-/// Install error with apt's own last words and what they mean.
-pub fn install(session: &Session<'_>, job: Job<'_>) -> Result<()> {
-    let ran = run(session, job, "install")?;
-    let missing: Vec<String> = ran.answer.all("missing").map(str::to_owned).collect();
-    if !missing.is_empty() {
-        return Err(lacking(session, &missing));
-    }
-    judge(session, job, &ran)
 }
 
 fn run(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Ran> {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::fetch::Network;
 use crate::lock::Lock;
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, Power};
 use crate::report::{Outcome, Step};
 
 /// Where a container's packages come from.
@@ -54,53 +54,61 @@ impl Job<'_> {
         Ok(Goods { files, versions: versions.unwrap_or_default(), lock, mirror: None })
     }
 
-    /// Makes the mirror ready and asks the container's apt whether it has everything. Where it has
-    /// not, the network serves if it may be used.
-    pub(super) fn ask(&mut self, plan: &Plan, seen: &Inside, goods: &mut Goods) -> Result<()> {
+    /// Makes the mirror ready, and before anything else is touched asks the container's apt whether
+    /// it has everything. Where it has not, the network serves if it may be used.
+    pub(super) fn stock_up(&mut self, plan: &Plan, seen: &Inside, goods: &mut Goods) -> Result<()> {
         let Some(lock) = goods.lock.clone().filter(|_| plan.packages.changes()) else {
             return Ok(());
         };
-        let supplies = self.means.supplies;
-        let is_offline = supplies.fetcher.network() == Network::Forbidden;
-        for repository in &lock.repositories {
-            if !is_offline && !supplies.has_repository(repository)? {
-                let url = &repository.url;
-                self.warn(&format!("the cache lacks files of `{url}`: apt fetches all packages"));
-                return Ok(());
-            }
+        match self.ready(plan, seen, (lock, &goods.files)) {
+            Ok(mirror) => goods.mirror = mirror,
+            Err(error) => self.step(Step::Packages, |_| Err::<(Outcome, ()), _>(error))?,
         }
-        let asked = self.ask_apt(lock, seen, goods);
-        match asked {
-            Ok((mirror, Asked::Complete)) => {
-                goods.mirror = Some(mirror);
-                return Ok(());
-            }
-            Ok((_, Asked::Lacking(missing))) if is_offline => {
-                Err(packages::lacking(self.session, &missing))
-            }
-            Ok((_, Asked::Lacking(missing))) => {
-                let count = missing.len();
-                self.warn(&format!(
-                    "the cache lacks {count} packages that it needs: apt fetches all"
-                ));
-                return Ok(());
-            }
-            Err(error) => Err(error),
-        }
-        .or_else(|error: Error| self.step(Step::Packages, |_| Err(error)))
+        Ok(())
     }
 
-    fn ask_apt(&self, lock: Lock, seen: &Inside, goods: &Goods) -> Result<(Mirror, Asked)> {
+    fn ready(
+        &self,
+        plan: &Plan,
+        seen: &Inside,
+        what: (Lock, &[AptFile]),
+    ) -> Result<Option<Mirror>> {
         let Means { wish, supplies, manner, .. } = self.means;
+        let (lock, files) = what;
+        for repository in &lock.repositories {
+            if self.may_use_network() && !supplies.has_repository(repository)? {
+                let url = &repository.url;
+                self.warn(&format!("the cache lacks files of `{url}`: apt fetches all packages"));
+                return Ok(None);
+            }
+        }
         let mirror = supplies.stocked(lock, &wish.recipe, (&seen.facts, manner.rules))?;
-        let job = packages::Job {
-            recipe: &wish.recipe,
-            files: &goods.files,
-            mirror: Some(&mirror),
-            pid: seen.pid,
-        };
-        let asked = packages::ask(self.session, job)?;
-        Ok((mirror, asked))
+        // Where the packages are all there is to do, they are asked for when they are installed.
+        let is_all =
+            !plan.passthrough.changes() && plan.power == Power::Keep && !plan.driver.changes();
+        if is_all {
+            return Ok(Some(mirror));
+        }
+        let (recipe, pid) = (&wish.recipe, seen.pid);
+        let job = packages::Job { recipe, files, mirror: Some(&mirror), pid };
+        match packages::ask(self.session, job)? {
+            Asked::Complete => Ok(Some(mirror)),
+            Asked::Lacking(missing) => self.do_without(&missing).map(|()| None),
+        }
+    }
+
+    fn may_use_network(&self) -> bool {
+        self.means.supplies.fetcher.network() == Network::Allowed
+    }
+
+    /// The cache lacks something that the container needs.
+    fn do_without(&self, missing: &[String]) -> Result<()> {
+        if !self.may_use_network() {
+            return Err(packages::lacking(self.session, missing));
+        }
+        let count = missing.len();
+        self.warn(&format!("the cache lacks {count} packages that it needs: apt fetches all"));
+        Ok(())
     }
 
     fn record(&self, distribution: &str, repository: &Repository, driver: &Driver) -> Result<()> {
@@ -114,13 +122,23 @@ impl Job<'_> {
         self.step(Step::Packages, |job| match action {
             Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
             Action::Do(what) | Action::Unknown(what) => {
-                let from = goods.mirror.as_ref().map_or("the network", |_| "the cache");
-                job.detail(format!("apt inside, from {from}: {what}"));
-                let Goods { files, mirror, .. } = goods;
-                let (recipe, mirror) = (&job.means.wish.recipe, mirror.as_ref());
-                packages::install(job.session, packages::Job { recipe, files, mirror, pid })?;
+                let from = job.install(goods, pid)?;
                 Ok((Outcome::Changed(format!("{what}, from {from}")), ()))
             }
         })
+    }
+
+    /// Installs the packages; says from where.
+    fn install(&self, goods: &Goods, pid: u32) -> Result<&'static str> {
+        let (recipe, files) = (&self.means.wish.recipe, goods.files.as_slice());
+        let mirror = goods.mirror.as_ref();
+        let job = packages::Job { recipe, files, mirror, pid };
+        match packages::install(self.session, job)? {
+            Asked::Complete if mirror.is_some() => return Ok("the cache"),
+            Asked::Complete => return Ok("the network"),
+            Asked::Lacking(missing) => self.do_without(&missing)?,
+        }
+        packages::install(self.session, packages::Job { mirror: None, ..job })?;
+        Ok("the network")
     }
 }

@@ -153,7 +153,7 @@ impl Job<'_> {
         }
         if let (Some(seen), Some(goods)) = (&seen, &mut goods) {
             // Before anything is touched.
-            self.ask(&plan, seen, goods)?;
+            self.stock_up(&plan, seen, goods)?;
         }
         self.passthrough(&outside, &plan)?;
         let pid = self.power(&outside, &plan)?;
@@ -170,7 +170,7 @@ impl Job<'_> {
                     let plan = job.plan(&outside, Some(&seen), Some(&goods));
                     Ok((Outcome::Unchanged(describe(Some(&seen))), (seen, goods, plan)))
                 })?;
-                self.ask(&plan, &seen, &mut goods)?;
+                self.stock_up(&plan, &seen, &mut goods)?;
                 (seen, goods, plan)
             }
         };
