@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{Context, bundle, phoenix, plan, prefetch, provision, verify};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -54,6 +54,7 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
 }
 
@@ -116,6 +117,10 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             let report = verify::run(context, arguments)?;
             printer.report(&report);
             report.exit
+        }
+        Verb::Bundle(arguments) => {
+            printer.bundle(&bundle::run(context, arguments)?);
+            ExitCode::Done
         }
         // Taken before: it prints in a form of its own.
         Verb::Phoenix(_) => ExitCode::General,

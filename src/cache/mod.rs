@@ -10,6 +10,7 @@
 //! trees-v1/<hex>/           an installer unpacked: payload/, stand-ins/, index.json
 //! apt-v1/<hex>/              a partial mirror, its files linked from blobs
 //! locks-v1/<name>.lock      what a recipe resolved to
+//! import-v1/.tmp-<random>/   a bundle's files while they are looked at
 //! ```
 //!
 //! A [`CachedArtifact`] can be had from here only, so whoever holds one holds verified bytes. A
@@ -36,6 +37,7 @@ mod decompress;
 mod index;
 mod locks;
 mod mirror;
+mod staging;
 mod tree;
 mod unpack;
 
@@ -44,6 +46,7 @@ pub use decompress::decompressed;
 pub use index::TreeFile;
 pub use locks::{Locks, read_lock};
 pub use mirror::Workspace;
+pub use staging::{Arrived, Arriving};
 pub use tree::Tree;
 
 /// How long the whole cache may be locked by someone who prunes it.
@@ -56,6 +59,14 @@ const KEY_LIMIT: usize = 1024 * 1024;
 /// (Cache Directory Tagging Specification, <https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory holds downloads of nvstage. They can be had again.\n";
+
+/// The directories that every cache has.
+const PARTS: [&str; 7] =
+    ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1", "import-v1"];
+
+fn prepare(directory: &Path) -> Result<()> {
+    PARTS.iter().try_for_each(|part| files::create_directory(&directory.join(part)))
+}
 
 /// The cache, held shared with other users of it until dropped.
 #[derive(Debug)]
@@ -72,12 +83,30 @@ impl Cache {
     /// A host error when the directory cannot be made or written, or is locked for too long; the
     /// interruption.
     pub fn open(directory: &Path, cancel: &Cancel) -> Result<Self> {
-        for part in
-            ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1"]
-        {
-            files::create_directory(&directory.join(part))?;
-        }
+        prepare(directory)?;
         let lock = Lock::shared(&directory.join(".lock"), CACHE_WAIT, cancel)?;
+        Self::held(directory, cancel, lock)
+    }
+
+    /// Opens the cache for this process alone; waits, and says so, while others use it.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn open_alone(directory: &Path, cancel: &Cancel, events: &dyn Events) -> Result<Self> {
+        prepare(directory)?;
+        let path = directory.join(".lock");
+        let lock = match Lock::try_exclusive(&path)? {
+            Some(lock) => lock,
+            None => {
+                let text = "waiting: another nvstage uses the cache".to_owned();
+                events.emit(Event::Note { text });
+                Lock::exclusive(&path, CACHE_WAIT, cancel)?
+            }
+        };
+        Self::held(directory, cancel, lock)
+    }
+
+    fn held(directory: &Path, cancel: &Cancel, lock: Lock) -> Result<Self> {
         let tag = directory.join("CACHEDIR.TAG");
         if !tag.exists() {
             files::replace(&tag, CACHEDIR_TAG.as_bytes())?;
@@ -224,7 +253,7 @@ impl Cache {
     /// # Errors
     /// A host error when it cannot be made.
     pub fn workspace(&self) -> Result<Workspace> {
-        mirror::workspace(&self.mirrors())
+        mirror::workspace(&self.mirrors(), ".work-", &self.cancel)
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
