@@ -82,17 +82,19 @@ impl Arriving {
         self.hasher.length()
     }
 
-    /// Compares what came with what was wanted; the file, if it is kept.
+    /// Compares what came with what was wanted; the file, if it is kept. The error for another
+    /// content is made by `refuse`, which is told wanted and found.
     ///
     /// # Errors
-    /// Install error when it is anything else.
-    pub fn finish(self) -> Result<Option<Arrived>> {
+    /// That one; else as [`Arriving::kept`].
+    pub fn finish(self, refuse: impl FnOnce(String) -> Error) -> Result<Option<Arrived>> {
         let (wanted, size) = (self.wanted, self.hasher.length());
         let found = self.hasher.finish();
         if (found, size) != (wanted.sha256, wanted.size) {
-            return Err(Error::install(format!("use the file {}: it is damaged", wanted.sha256))
-                .because(format!("wanted are {} bytes with that SHA-256 digest", wanted.size))
-                .because(format!("found are {size} bytes with {found}")));
+            return Err(refuse(format!(
+                "wanted are {} bytes with the SHA-256 digest {}, found {size} with {found}",
+                wanted.size, wanted.sha256
+            )));
         }
         let Some((file, path)) = self.kept else { return Ok(None) };
         // Again, because the mode above went through the umask.
@@ -184,13 +186,13 @@ mod tests {
         let mut file = Arriving::kept(wanted(b"content"), directory.path()).unwrap();
         file.write(b"con").unwrap();
         file.write(b"tent").unwrap();
-        let arrived = file.finish().unwrap().unwrap();
+        let arrived = file.finish(Error::install).unwrap().unwrap();
         assert_eq!(fs::read(arrived.path()).unwrap(), b"content");
         for wrong in [&b"contenu"[..], b"conten", b"content "] {
             let mut file = Arriving::unkept(wanted(b"content"));
             file.write(wrong).unwrap();
-            let error = file.finish().unwrap_err();
-            assert!(error.what().contains("it is damaged"), "{error}");
+            let error = file.finish(Error::install).unwrap_err();
+            assert!(error.what().contains("wanted are 7 bytes"), "{error}");
         }
     }
 }

@@ -171,3 +171,38 @@ impl Known {
         .hint("`--recipe PATH` names its file, if you trust it: what is pinned there decides"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Architecture;
+    use crate::artifact::Trust;
+    use crate::digest::Digest;
+    use crate::lock::LockedInstaller;
+    use crate::version::DriverVersion;
+
+    fn lock(recipe: &str) -> Lock {
+        let installer = LockedInstaller {
+            version: DriverVersion::parse("580.76.05").unwrap(),
+            name: "NVIDIA-Linux-x86_64-580.76.05.run".to_owned(),
+            sha256: Digest::of(b"x"),
+            size: 1,
+            trust: Trust::Pinned,
+        };
+        Lock::new(recipe, ("debian12", Architecture::X86_64), installer, None)
+    }
+
+    #[test]
+    fn a_name_may_carry_a_profile() {
+        let shipped = Recipe::shipped_names().into_iter().filter_map(Recipe::shipped).flatten();
+        let known = Known(shipped.collect());
+        assert_eq!(known.of(&lock("cuda-12-8")).unwrap().name(), "cuda-12-8");
+        let build = known.of(&lock("cuda-12-8-build")).unwrap();
+        assert_eq!(build.name(), "cuda-12-8-build");
+        assert_ne!(build.packages(), known.of(&lock("cuda-12-8")).unwrap().packages());
+        for unknown in ["cuda-12-8-full", "cuda-12-8-", "cuda", "none"] {
+            let error = known.of(&lock(unknown)).unwrap_err();
+            assert!(error.what().contains(&format!("`{unknown}`")), "{error}");
+        }
+    }
+}

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::host::cancel::Cancel;
 use crate::host::files::failed;
-use crate::lock::Lock;
+use crate::lock::{Lock, Role};
 use crate::runfile::header::HEADER_BYTES;
 
 /// Room in the cache beside the files themselves, in bytes.
@@ -136,6 +136,7 @@ pub fn stage(supplies: &Supplies<'_>, request: &Request<'_>) -> Result<Staged> {
     check_room(supplies, request.path, wanted.iter().map(|file| file.size).sum())?;
     let workspace = supplies.cache.arrivals()?;
     let wishes = Wishes {
+        bundle: request.path,
         directory: workspace.path(),
         kept: wanted.iter().map(|file| file.sha256).collect(),
         installers,
@@ -175,9 +176,15 @@ pub fn install(supplies: &Supplies<'_>, staged: Staged, older: Older) -> Result<
     imported.there.bytes -= imported.new.bytes;
     for Carried { lock, .. } in &staged.carried {
         let name = lock.own_file_name();
-        let became = match cache.lock(&name) {
-            Ok(None) => Became::New,
-            Ok(Some(old)) if old == *lock => Became::Unchanged,
+        let old = cache.lock(&name).ok();
+        let lock = match &old {
+            // A lock without packages takes none away, as with `prefetch`.
+            Some(Some(old)) if lock.packages.is_empty() => &old.with_origin_of(lock),
+            _ => lock,
+        };
+        let became = match &old {
+            Some(None) => Became::New,
+            Some(Some(old)) if old == lock => Became::Unchanged,
             _ => Became::Replaced,
         };
         cache.write_lock(lock)?;
@@ -214,6 +221,7 @@ pub fn verify(request: &Request<'_>, context: (&dyn Events, &Cancel)) -> Result<
         .tempdir()
         .map_err(|error| Error::host("create a directory for temporary files").because(error))?;
     let wishes = Wishes {
+        bundle: request.path,
         directory: workspace.path(),
         kept: judge::links(&opened.carried),
         installers: judge::installers(&opened.carried),
@@ -296,16 +304,24 @@ fn check_room(supplies: &Supplies<'_>, path: &Path, wanted: u64) -> Result<()> {
         .hint("make room, or use a cache on another file system"))
 }
 
-/// Refuses releases that are older than those that the cache has accepted for the same place.
+/// Refuses releases that are older than those that the cache has accepted: for the same place, and,
+/// because nothing vouches for the place that a lock of a bundle gives, for the same party in the
+/// lock that would be replaced.
 fn check_age(supplies: &Supplies<'_>, carried: &[Carried], older: Older) -> Result<()> {
-    let accepted = accepted(&supplies.locks()?);
+    let locks = supplies.locks()?;
+    let accepted = accepted(&locks);
     for lock in carried.iter().map(|one| &one.lock) {
+        let name = lock.own_file_name();
+        let old = locks.iter().find(|(old, _)| *old == name).map(|(_, old)| old);
         for repository in &lock.repositories {
-            let Some((date, digest)) = accepted.get(&repository.place()) else { continue };
-            if repository.date >= *date || repository.release.sha256 == *digest {
-                continue;
-            }
-            let (name, place, found) = (lock.own_file_name(), repository.place(), repository.date);
+            let (place, found) = (repository.place(), repository.date);
+            let of_place =
+                accepted.get(&place).filter(|(_, digest)| *digest != repository.release.sha256);
+            let newest = newest(lock, repository.role);
+            let of_party = old.and_then(|old| self::newest(old, repository.role));
+            let of_party = of_party.filter(|date| newest < Some(*date));
+            let limit = of_place.map(|(date, _)| *date).filter(|date| found < *date).max(of_party);
+            let Some(date) = limit else { continue };
             let what = format!(
                 "use the bundle's lock `{name}`: the release of `{place}` in it is of {found}"
             );
@@ -321,6 +337,11 @@ fn check_age(supplies: &Supplies<'_>, carried: &[Carried], older: Older) -> Resu
         }
     }
     Ok(())
+}
+
+/// The date of the newest release of a party.
+fn newest(lock: &Lock, role: Role) -> Option<Timestamp> {
+    lock.repositories.iter().filter(|one| one.role == role).map(|one| one.date).max()
 }
 
 /// The newest release of each place that some locks have.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::progress::Progress;
 use super::source::Source;
 use super::table::Entry;
-use super::{QUEUE, about, joined, workers};
+use super::{QUEUE, joined, workers, wrong};
 use crate::cache::{Arrived, Arriving};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -18,6 +18,8 @@ use crate::runfile::header::HEADER_BYTES;
 /// What is done with the blobs.
 #[derive(Debug)]
 pub struct Wishes<'a> {
+    /// The bundle, for messages.
+    pub bundle: &'a Path,
     /// Where those are kept that are kept.
     pub directory: &'a Path,
     /// Which are kept.
@@ -127,9 +129,7 @@ fn receive(
         // The reader failed, and says why.
         return Ok(());
     }
-    let arrived = file
-        .finish()
-        .map_err(|error| about(&format!("use `{}` of the bundle", entry.path), error))?;
+    let arrived = file.finish(|difference| wrong(wishes.bundle, entry, difference))?;
     let mut taken = lock(taken);
     taken.arrived.extend(arrived);
     taken.heads.extend(head.map(|head| (entry.sha256, head)));

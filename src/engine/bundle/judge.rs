@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::contents::{Needed, needed};
 use super::source::Source;
 use super::table::{TEXT_LIMIT, Table};
-use super::{about, damaged};
+use super::{about, damaged, wrong};
 use crate::cache::{Arrived, Arriving};
 use crate::digest::Digest;
 use crate::engine::chain::{self, Unpinned};
@@ -60,7 +60,7 @@ pub fn read_locks(
             hashed.write(&chunk)
         })?;
         let what = format!("use `{}` of the bundle", entry.path);
-        hashed.finish().map_err(|error| about(&what, error))?;
+        hashed.finish(|difference| wrong(path, entry, difference))?;
         let text =
             str::from_utf8(&bytes).map_err(|_| damaged(path, format!("`{name}` is no text")))?;
         let lock = Lock::parse(text, name).map_err(|error| about(&what, error))?;
@@ -73,7 +73,7 @@ pub fn read_locks(
     let mut carried = Vec::new();
     for lock in locks {
         let recipe = recipes(&lock)?;
-        chain::installer(&lock, &recipe, unpinned).map_err(|error| about(&trust(&lock), error))?;
+        chain::installer(&lock, &recipe, unpinned).map_err(|error| distrust(&lock, error))?;
         carried.push(Carried { lock, recipe });
     }
     if carried.is_empty() {
@@ -146,13 +146,17 @@ pub fn verify(carried: &[Carried], places: &Places, unpinned: Unpinned) -> Resul
     for Carried { lock, recipe } in carried {
         check_installer(lock, places)
             .and_then(|()| chain::verify(lock, recipe, &find, unpinned))
-            .map_err(|error| about(&trust(lock), error))?;
+            .map_err(|error| distrust(lock, error))?;
     }
     Ok(())
 }
 
-fn trust(lock: &Lock) -> String {
-    format!("trust the bundle's lock `{}`", lock.own_file_name())
+fn distrust(lock: &Lock, error: Error) -> Error {
+    let error = about(&format!("trust the bundle's lock `{}`", lock.own_file_name()), error);
+    match error.hints().is_empty() {
+        true => error.hint("the pins of this host decide: where does the bundle come from?"),
+        false => error,
+    }
 }
 
 fn check_installer(lock: &Lock, places: &Places) -> Result<()> {

@@ -93,6 +93,11 @@ fn damaged(path: &Path, cause: impl std::fmt::Display) -> Error {
         .hint("it was damaged on the way, cut short, or not written by `nvstage bundle export`: copy or export it again")
 }
 
+/// The same for a file in it whose content is another one than its table says.
+fn wrong(path: &Path, entry: &table::Entry, difference: String) -> Error {
+    damaged(path, format!("its file `{}` is damaged", entry.path)).because(difference)
+}
+
 /// Takes the result of a thread that can only have ended by itself or by a panic.
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(Error::general("finish: a thread ended unexpectedly")))
