@@ -98,6 +98,10 @@ impl Contents {
         let entry =
             |lock: &LockText| Entry::lock(&format!("{}.lock", lock.name), lock.text.as_bytes());
         let table = Table::new(texts.iter().map(entry).chain(blobs));
+        if table.to_text().len() as u64 > TEXT_LIMIT {
+            return Err(Error::input("export: these locks have more files than a bundle can hold")
+                .hint("`--lock NAME` exports one lock alone"));
+        }
         let labels = present.into_iter().map(|needed| (needed.file.sha256, needed.label));
         let labels = labels.collect();
         texts.sort_by(|one, other| one.path.cmp(&other.path));
