@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, cache, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{Context, bundle, cache, phoenix, plan, prefetch, provision, verify};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -55,6 +55,7 @@ enum Verb {
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
     Cache(cache::Arguments),
+    Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
 }
 
@@ -125,6 +126,10 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
                 printer.error(&error);
             }
             answer.exit()
+        }
+        Verb::Bundle(arguments) => {
+            printer.bundle(&bundle::run(context, arguments)?);
+            ExitCode::Done
         }
         // Taken before: it prints in a form of its own.
         Verb::Phoenix(_) => ExitCode::General,

@@ -4,6 +4,8 @@
 //! TOML in the cache at `locks-v1/<recipe>-<distribution>-<arch>.lock`; `prefetch --lock FILE` writes
 //! and reads the same elsewhere. Version 1 of the format had no repositories, targets and packages.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
@@ -245,6 +247,12 @@ impl Lock {
         let label = |package: &LockedPackage| (file(package.sha256, package.size), package.label());
         files.extend(self.packages.iter().map(label));
         files
+    }
+
+    /// The digests of the files that the lock is of no use without: all but the statuses.
+    pub fn required(&self) -> BTreeSet<Digest> {
+        let bare = Self { targets: Vec::new(), ..self.clone() };
+        bare.files().into_iter().map(|(file, _)| file.sha256).collect()
     }
 
     /// The repository of that name.

@@ -16,6 +16,7 @@ use crate::apt::mirror::{self, Content, Layout};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::event::Events;
+use crate::host::cancel::Cancel;
 use crate::host::files::{self, Lock, failed};
 use crate::lock::LockedFile;
 
@@ -41,17 +42,19 @@ impl Drop for Workspace {
 }
 
 /// Makes a workspace, and removes those that nobody holds any more.
-pub(super) fn workspace(parent: &Path) -> Result<Workspace> {
+pub(super) fn workspace(parent: &Path, prefix: &str, cancel: &Cancel) -> Result<Workspace> {
+    // Between making one and locking it, it looks like a left one.
+    let _lock = Lock::exclusive(&parent.join(".workspaces.lock"), SAME_FILE_WAIT, cancel)?;
     for entry in fs::read_dir(parent).map_err(|error| failed("read", parent, &error))?.flatten() {
         let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with(".work-")
+        if entry.file_name().to_string_lossy().starts_with(prefix)
             && Lock::try_exclusive(&path.join(".lock")).is_ok_and(|lock| lock.is_some())
         {
             files::remove_tree(&path)?;
         }
     }
     let directory = tempfile::Builder::new()
-        .prefix(".work-")
+        .prefix(prefix)
         .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(parent)
         .map_err(|error| failed("create a directory in", parent, &error))?

@@ -10,6 +10,7 @@
 //! trees-v1/<hex>/           an installer unpacked: payload/, stand-ins/, index.json
 //! apt-v1/<hex>/              a partial mirror, its files linked from blobs
 //! locks-v1/<name>.lock      what a recipe resolved to
+//! import-v1/.tmp-<random>/   a bundle's files while they are looked at
 //! ```
 //!
 //! A [`CachedArtifact`] can be had from here only, so whoever holds one holds verified bytes. A
@@ -42,6 +43,7 @@ mod prune;
 mod reach;
 mod rehash;
 mod scan;
+mod staging;
 mod tree;
 mod unpack;
 mod verify;
@@ -53,6 +55,7 @@ pub use index::TreeFile;
 pub use locks::{Locks, read_lock};
 pub use mirror::Workspace;
 pub use prune::{Prune, Pruned, Removed};
+pub use staging::{Arrived, Arriving};
 pub use tree::Tree;
 pub use verify::{Damaged, Missing, Part, Verified};
 
@@ -66,6 +69,14 @@ const KEY_LIMIT: usize = 1024 * 1024;
 /// (Cache Directory Tagging Specification, <https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory holds downloads of nvstage. They can be had again.\n";
+
+/// The directories that every cache has.
+const PARTS: [&str; 7] =
+    ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1", "import-v1"];
+
+fn prepare(directory: &Path) -> Result<()> {
+    PARTS.iter().try_for_each(|part| files::create_directory(&directory.join(part)))
+}
 
 /// The cache, held shared with other users of it until dropped.
 #[derive(Debug)]
@@ -86,6 +97,11 @@ impl ExclusiveCache {
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
+
+    /// The same as a value; the cache stays held alone until it is dropped.
+    pub fn into_cache(self) -> Cache {
+        self.cache
+    }
 }
 
 impl Cache {
@@ -95,7 +111,7 @@ impl Cache {
     /// A host error when the directory cannot be made or written, or is locked for too long; the
     /// interruption.
     pub fn open(directory: &Path, cancel: &Cancel) -> Result<Self> {
-        create(directory)?;
+        prepare(directory)?;
         let lock = Lock::shared(&directory.join(".lock"), CACHE_WAIT, cancel)?;
         Self::locked(directory, cancel, lock)
     }
@@ -109,7 +125,7 @@ impl Cache {
         cancel: &Cancel,
         events: &dyn Events,
     ) -> Result<ExclusiveCache> {
-        create(directory)?;
+        prepare(directory)?;
         let path = directory.join(".lock");
         let lock = match Lock::try_exclusive(&path)? {
             Some(lock) => lock,
@@ -270,7 +286,7 @@ impl Cache {
     /// # Errors
     /// A host error when it cannot be made.
     pub fn workspace(&self) -> Result<Workspace> {
-        mirror::workspace(&self.mirrors())
+        mirror::workspace(&self.mirrors(), ".work-", &self.cancel)
     }
 
     fn blobs(&self) -> PathBuf {
@@ -358,9 +374,4 @@ impl Cache {
         blob::record(&self.record(&digest), &path)?;
         Ok(CachedArtifact::new(path, digest, bytes.len() as u64))
     }
-}
-
-fn create(directory: &Path) -> Result<()> {
-    let parts = ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1"];
-    parts.iter().try_for_each(|part| files::create_directory(&directory.join(part)))
 }

@@ -106,9 +106,13 @@ impl ExclusiveCache {
     }
 }
 
-/// Whether nobody holds it. With the cache held alone nobody should.
+/// Whether nobody holds it. With the cache held alone nobody should, but for an import that waits
+/// for it.
 fn is_free(removal: &Removal<'_>) -> Result<bool> {
     match removal {
+        Removal::Leftover(leftover) if leftover.directory.files.contains_key(".lock") => {
+            Ok(Lock::try_exclusive(&leftover.path.join(".lock"))?.is_some())
+        }
         Removal::Leftover(leftover)
             if matches!(leftover.kind, LeftoverKind::LockFile | LeftoverKind::Partial)
                 && leftover.path.is_file() =>

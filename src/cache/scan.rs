@@ -134,6 +134,7 @@ impl Scan {
             scan.leftover(LeftoverKind::Partial, &entry)?;
         }
         scan.named(&cache.lock_directory())?;
+        scan.named(&cache.imports())?;
         scan.named(&cache.directory)?;
         Ok(scan)
     }

@@ -1,6 +1,7 @@
 //! The verbs. One file each: it owns its arguments, emits events, returns what was done, and
 //! prints nothing.
 
+pub mod bundle;
 pub mod cache;
 pub mod phoenix;
 pub mod plan;
@@ -291,6 +292,31 @@ impl Stores {
                 false => PublishedDigest::Refused,
             },
         })
+    }
+
+    /// Opens the cache alone; any attempt to open a network connection is an error.
+    ///
+    /// # Errors
+    /// As [`Stores::open`].
+    pub fn offline(context: &Context<'_>) -> Result<Self> {
+        let cache = Cache::open(&context.host.paths.cache(), &context.host.cancel)?;
+        Ok(Self::without_network(context, cache))
+    }
+
+    /// The same for this process alone: waits until nobody else uses the cache.
+    ///
+    /// # Errors
+    /// Host error when it is used for too long.
+    pub fn offline_alone(context: &Context<'_>) -> Result<Self> {
+        let (directory, cancel) = (context.host.paths.cache(), &context.host.cancel);
+        let cache = Cache::open_alone(&directory, cancel, context.events)?.into_cache();
+        Ok(Self::without_network(context, cache))
+    }
+
+    fn without_network(context: &Context<'_>, cache: Cache) -> Self {
+        let options = FetchOptions { network: Network::Forbidden, ..FetchOptions::default() };
+        let fetcher = Fetcher::new(options, context.host.cancel.clone());
+        Self { cache, fetcher, published: PublishedDigest::Refused }
     }
 
     /// Both together, for the engine.

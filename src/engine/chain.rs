@@ -74,7 +74,11 @@ pub fn verify(
     Ok(Chain { keys })
 }
 
-fn installer(lock: &Lock, recipe: &Recipe, unpinned: Unpinned) -> Result<()> {
+/// Compares the installer of a lock with the pin of a recipe.
+///
+/// # Errors
+/// Install error that shows both.
+pub fn installer(lock: &Lock, recipe: &Recipe, unpinned: Unpinned) -> Result<()> {
     let locked = &lock.installer;
     let pinned = recipe.installer(&locked.version, lock.architecture)?;
     match (pinned.digest, locked.trust, unpinned) {

@@ -4,6 +4,7 @@
 //! [`supplies`] fetches and verifies; [`provision`] carries out the steps ([`configure`],
 //! [`driver`], [`packages`]); [`check`] judges the result.
 
+pub mod bundle;
 pub mod chain;
 pub mod check;
 pub mod closure;

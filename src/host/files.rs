@@ -62,14 +62,43 @@ fn keep_mode_and_owner(file: &File, old: Option<&Metadata>) -> io::Result<()> {
 ///
 /// # Errors
 /// A host error (exit code 4) that names the file.
-#[expect(clippy::disallowed_methods, reason = "this is the function that does it with fsync")]
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(|error| failed("rename", from, &error))?;
-    sync_directory(parent(to))?;
-    if parent(from) != parent(to) {
-        sync_directory(parent(from))?;
+    rename_all(&[(from, to)])
+}
+
+/// The same for many files; each directory is synchronised once, at the end.
+///
+/// # Errors
+/// As [`rename`]; files that came before the one that is named have their new names then.
+#[expect(clippy::disallowed_methods, reason = "this is the function that does it with fsync")]
+pub fn rename_all<P: AsRef<Path>>(pairs: &[(P, P)]) -> Result<()> {
+    // Where files arrive before where they left: none is ever lost.
+    let mut directories: Vec<&Path> = Vec::new();
+    for (from, to) in pairs {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        fs::rename(from, to).map_err(|error| failed("rename", from, &error))?;
+        directories.extend([parent(to), parent(from)]);
+    }
+    let mut seen: Vec<&Path> = Vec::new();
+    for directory in directories {
+        if !seen.contains(&directory) {
+            sync_directory(directory)?;
+            seen.push(directory);
+        }
     }
     Ok(())
+}
+
+/// The size in bytes of the largest file that the file system of `path` can hold; `None` where no
+/// file met here is ever too large.
+///
+/// # Errors
+/// A host error (exit code 4) that names the path.
+pub fn largest_file(path: &Path) -> Result<Option<u64>> {
+    let found = nix::sys::statfs::statfs(path)
+        .map_err(|error| failed("look at the file system of", path, &error.into()))?;
+    // FAT has 32 bits for a size.
+    Ok((found.filesystem_type() == nix::sys::statfs::MSDOS_SUPER_MAGIC).then_some(u32::MAX.into()))
 }
 
 /// Makes the entries of a directory last.
@@ -230,6 +259,11 @@ fn try_lock(lock: &Lock, mode: Mode) -> Result<bool> {
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(failed("lock", &lock.path, &error)),
     }
+}
+
+/// Whether an error means that a file cannot grow further on its file system.
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::FileTooLarge
 }
 
 /// Whether an error means that the file system or the quota is full.

@@ -1,5 +1,6 @@
 //! Waiting that a request to stop interrupts.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -26,6 +27,25 @@ pub fn wait(duration: Duration, cancel: &Cancel) -> Result<()> {
         match poll(&mut watched, PollTimeout::from(millis)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => std::thread::park_timeout(left),
+        }
+    }
+}
+
+/// Waits until there is something to read, or the end; a file on a disk never makes one wait here.
+///
+/// # Errors
+/// [`crate::error::Error::interrupted`] once the work was asked to stop.
+pub fn readable(file: BorrowedFd<'_>, cancel: &Cancel) -> Result<()> {
+    loop {
+        cancel.check()?;
+        let mut watched =
+            [PollFd::new(file, PollFlags::POLLIN), PollFd::new(cancel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            // What poll cannot do, reading can.
+            Err(_) => return Ok(()),
+            Ok(_) if watched[0].any() == Some(false) => {}
+            Ok(_) => return Ok(()),
         }
     }
 }

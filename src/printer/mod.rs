@@ -3,6 +3,9 @@
 //! On a terminal there is a line that moves; elsewhere one line a finished step; with `--json`
 //! every event is a JSON line on stderr and the result one JSON document on stdout.
 
+mod bundle;
+mod pace;
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
@@ -17,6 +20,7 @@ use crate::cmd::prefetch::Prefetched;
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::report::Report;
+use pace::Pace;
 
 mod cache;
 
@@ -40,6 +44,7 @@ pub struct Printer {
     form: Form,
     bar: ProgressBar,
     told: Mutex<Instant>,
+    pace: Mutex<Pace>,
 }
 
 impl Printer {
@@ -51,7 +56,7 @@ impl Printer {
         };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(ProgressStyle::default_spinner());
-        Self { form, bar, told: Mutex::new(Instant::now()) }
+        Self { form, bar, told: Mutex::new(Instant::now()), pace: Mutex::default() }
     }
 
     /// Prints a report: a table, or JSON.
@@ -174,7 +179,10 @@ impl Printer {
 
     fn progress(&self, name: &str, done: u64, total: Option<u64>) {
         let of = total.map_or(String::new(), |total| format!(" of {}", HumanBytes(total)));
-        let text = format!("{name}: {}{of}", HumanBytes(done));
+        let mut pace = self.pace.lock().unwrap_or_else(|poison| poison.into_inner());
+        let rate = pace.told(name, (done, total), Instant::now());
+        drop(pace);
+        let text = format!("{name}: {}{of}{rate}", HumanBytes(done));
         self.bar.set_message(text.clone());
         let is_told = io::stderr().is_terminal();
         let Ok(mut told) = self.told.lock() else { return };
