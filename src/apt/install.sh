@@ -5,6 +5,9 @@
 # wanted; ${10} patterns of packages that must not come in, ${11} exceptions to them; then the
 # packages, with a mirror as NAME=VERSION
 what=$1 mirror=$2 policy=$3
+pins=$4 pins_text=$5 key=$6 key_text=$7 sources=$8 sources_text=$9
+denied=${10} allowed=${11}
+shift 11
 work=/run/nvstage-apt
 
 put() { # put PATH TEXT: replaced in one step, and only if it differs
@@ -23,32 +26,38 @@ put_all() { # the pins first: from the moment the repository is known, no driver
     put "$sources" "$sources_text"
   fi
 }
-pins=$4 pins_text=$5 key=$6 key_text=$7 sources=$8 sources_text=$9
-denied=${10} allowed=${11}
-shift 11
 wait_until_up 60
 
+# An empty place for packages: apt takes one that lies in its own by its size alone.
+archives=$work/archives
+[ "$mirror" != - ] || archives=/var/cache/nvstage-apt
+trap 'rm -rf "$work" "$archives"' EXIT
+trap 'exit 143' HUP INT TERM
+rm -rf "$work" "$archives" && mkdir -p "$work/lists/partial" "$archives/partial" || {
+  say failed "make $work and $archives"
+  exit 1
+}
+apt_get() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
+  -o Dir::Cache::archives="$archives" -o Acquire::ForceHash=SHA256 \
+  -o APT::Get::AllowUnauthenticated=false -o Acquire::AllowInsecureRepositories=false "$@"; }
 if [ "$mirror" = - ]; then
   put_all
-  apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
-    -o Acquire::Retries=3 -o Acquire::ForceHash=SHA256 "$@"; }
+  apt() { apt_get -o Acquire::Retries=3 "$@"; }
 else
-  trap 'rm -rf "$work"' EXIT
-  trap 'exit 143' HUP INT TERM
-  rm -rf "$work" && mkdir -p "$work/lists/partial" || { say failed "make $work"; exit 1; }
   if [ "$policy" = sha1 ]; then
     SEQUOIA_CRYPTO_POLICY=$mirror/sequoia.toml
     export SEQUOIA_CRYPTO_POLICY
   fi
-  # Our sources alone, their indexes in a place of their own: those of the container stay as they
-  # are, and an old list in it cannot be taken for a newer one.
-  apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
-    -o Dir::Etc::sourcelist="$mirror/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-    -o Dir::Etc::preferences="$mirror/preferences" \
+  # Our sources and preferences alone, their indexes in a place of their own: those of the
+  # container stay as they are, and an old list in it cannot be taken for a newer one.
+  apt() { apt_get -o Dir::Etc::sourcelist="$mirror/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+    -o Dir::Etc::preferences="$mirror/preferences" -o Dir::Etc::preferencesparts=/dev/null \
     -o Dir::State::lists="$work/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-    -o Acquire::GzipIndexes=true -o Acquire::Languages=none -o Acquire::ForceHash=SHA256 \
+    -o Acquire::GzipIndexes=true -o Acquire::Languages=none -o APT::Default-Release= \
     -o APT::Get::Always-Include-Phased-Updates=true "$@"; }
 fi
+install_now() { apt -y --no-install-recommends --no-remove -o APT::Keep-Downloaded-Packages=false \
+  -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install "$@" </dev/null; }
 
 # What an interrupted dpkg left behind is finished, or apt refuses everything.
 finish_dpkg() {
@@ -56,9 +65,10 @@ finish_dpkg() {
     dpkg --force-confdef --force-confold --configure -a </dev/null || :
   fi
 }
+# The driver's library, before and after: no package may take its place.
+cuda_library() { ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*libcuda\.so\.1 .* => //p' | head -n 1 | xargs -r readlink -f; }
+library=$(cuda_library)
 [ "$mirror" != - ] || finish_dpkg
-install_now() { apt -y --no-install-recommends --no-remove -o APT::Keep-Downloaded-Packages=false \
-  -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install "$@" </dev/null; }
 
 # DPkg::Lock::Timeout is not for the lock on the lists, which the daily update holds after a boot.
 waited=0
@@ -72,63 +82,81 @@ until output=$(apt update </dev/null 2>&1); do
 done
 printf '%s\n' "$output"
 
-# What would be fetched: each file by its digest, which a mirror must have.
-uris() { apt -y --print-uris --no-remove --no-install-recommends "$@" </dev/null 2>&1; }
-lacking() { # lacking URIS: says which of them the mirror does not have
-  [ "$mirror" != - ] || return 1
-  missing=$(printf '%s\n' "$1" | sed -n "s/^'.*' \([^ ]*\) [0-9]* \([^ ]*\)\$/\2 \1/p" |
-    while read -r digest file; do
-      grep -qxF -e "$digest" "$mirror/packages" || echo "$file"
-    done)
-  [ -n "$missing" ] && printf '%s\n' "$missing" | sed 's/^/@nvstage missing /'
-}
-# A dpkg that was cut short leaves packages without what they depend on; apt does nothing else
-# before that is mended.
-if ! apt check </dev/null >/dev/null 2>&1; then
-  if uris=$(uris --fix-broken install); then
-    lacking "$uris" && exit 1
-    [ "$what" = install ] || { say end; exit 0; }
-    put_all
-    finish_dpkg
-    install_now --fix-broken
-  fi
-fi
-uris=$(uris install "$@") || {
-  printf '%s\n' "$uris"
-  say failed "apt-get --print-uris install"
-  exit 1
-}
-lacking "$uris" && exit 1
-
-simulated=$(apt -s install --no-install-recommends "$@" </dev/null 2>&1) || {
-  printf '%s\n' "$simulated"
-  say failed "apt-get --simulate install"
-  exit 1
-}
-refused=$(printf '%s\n' "$simulated" | while read -r verb name rest; do
-  case $verb in
-    Remv) echo "removes $name" ;;
-    Inst)
-      set -f
-      bad=
-      for pattern in $denied; do case $name in $pattern) bad=yes ;; esac; done
-      for pattern in $allowed; do case $name in $pattern) bad= ;; esac; done
-      [ -n "$bad" ] && echo "brings in $name"
-      set +f ;;
+# What is newer inside than in the lock stays as it is.
+for package; do
+  shift
+  found=$(dpkg-query -W -f '${Version}' "${package%%=*}" 2>/dev/null)
+  case $package in
+    *=*) [ -z "$found" ] || ! dpkg --compare-versions "$found" gt "${package#*=}" || package=${package%%=*} ;;
   esac
-done)
-if [ -n "$refused" ]; then
-  printf '%s\n' "$refused" | sed 's/^/@nvstage refused /'
-  exit 1
+  set -- "$@" "$package"
+done
+
+# refuse ARGUMENT…: ends everything where apt, told so, would do what must not be.
+refuse() {
+  simulated=$(apt -s --no-install-recommends install "$@" </dev/null 2>&1) || {
+    printf '%s\n' "$simulated"
+    say failed "apt-get --simulate install"
+    exit 1
+  }
+  refused=$(printf '%s\n' "$simulated" | while read -r verb name rest; do
+    case $verb in
+      Remv) echo "removes $name" ;;
+      Inst)
+        set -f
+        bad=
+        for pattern in $denied; do case ${name%%:*} in $pattern) bad=yes ;; esac; done
+        for pattern in $allowed; do case ${name%%:*} in $pattern) bad= ;; esac; done
+        [ -n "$bad" ] && echo "brings in $name"
+        set +f ;;
+    esac
+  done)
+  if [ -n "$refused" ]; then
+    printf '%s\n' "$refused" | sed 's/^/@nvstage refused /'
+    exit 1
+  fi
+}
+# compare ARGUMENT…: what apt, told so, would fetch, each file by its digest; a mirror must have it.
+compare() {
+  uris=$(apt -y --print-uris --no-remove --no-install-recommends install "$@" </dev/null 2>&1) || {
+    printf '%s\n' "$uris"
+    say failed "apt-get --print-uris install"
+    exit 1
+  }
+  [ "$mirror" != - ] || return 0
+  missing=$(printf '%s\n' "$uris" | sed -n "s/^'.*' \([^ ]*\) [0-9]*/\1/p" |
+    while read -r file digest; do
+      [ -n "$digest" ] && grep -qxF -e "$digest" "$mirror/packages" || echo "$file"
+    done)
+  if [ -n "$missing" ]; then
+    printf '%s\n' "$missing" | sed 's/^/@nvstage missing /'
+    exit 1
+  fi
+}
+
+# A dpkg that was cut short between two packages leaves one without what it depends on, and apt
+# answers nothing else before that is mended.
+if ! output=$(apt check </dev/null 2>&1); then
+  case $output in
+    *'nmet dependencies'*) ;;
+    *)
+      printf '%s\n' "$output"
+      say failed "apt-get check"
+      exit 1 ;;
+  esac
+  refuse --fix-broken
+  compare --fix-broken
+  put_all
+  finish_dpkg
+  install_now --fix-broken
 fi
+refuse "$@"
+compare "$@"
 if [ "$what" = ask ]; then
   say end
   exit 0
 fi
 
-# The driver's library, before and after: no package may take its place.
-cuda_library() { ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*libcuda\.so\.1 .* => //p' | head -n 1 | xargs -r readlink -f; }
-library=$(cuda_library)
 put_all
 finish_dpkg
 install_now "$@" || { say failed "apt-get install"; exit 1; }
@@ -142,7 +170,7 @@ for package; do
   case $package in
     *=*)
       found=$(dpkg-query -W -f '${Version}' "${package%%=*}")
-      dpkg --compare-versions "$found" ge "${package#*=}" || {
+      [ "$found" = "${package#*=}" ] || {
         say failed "check of ${package%%=*}: $found is installed, not ${package#*=}"
         exit 1
       } ;;
