@@ -75,8 +75,20 @@ pub struct Error {
     what: String,
     causes: Vec<String>,
     hints: Vec<String>,
-    interrupted: bool,
-    offline_url: Option<Box<str>>,
+    kind: Kind,
+}
+
+/// A URL; boxed, so that an error stays small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Url(String);
+
+/// What callers tell apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Failure,
+    Interrupted,
+    Offline(Box<Url>),
+    Strangers,
 }
 
 impl Error {
@@ -88,8 +100,7 @@ impl Error {
             what: what.into(),
             causes: Vec::new(),
             hints: Vec::new(),
-            interrupted: false,
-            offline_url: None,
+            kind: Kind::Failure,
         }
     }
 
@@ -128,7 +139,15 @@ impl Error {
     pub fn offline(url: &str) -> Self {
         let mut error = Self::install(format!("open `{url}`: no network is used with --offline"))
             .hint("`nvstage prefetch` on a host with network fetches it, `nvstage bundle` carries it here");
-        error.offline_url = Some(url.into());
+        error.kind = Kind::Offline(Box::new(Url(url.to_owned())));
+        error
+    }
+
+    /// A signed text that none of the pinned keys signed (exit code 5): somebody else's, not a
+    /// changed one.
+    pub fn by_strangers(what: impl Into<String>) -> Self {
+        let mut error = Self::install(what);
+        error.kind = Kind::Strangers;
         error
     }
 
@@ -136,7 +155,7 @@ impl Error {
     pub fn interrupted() -> Self {
         let mut error = Self::general("finish: interrupted by a signal")
             .hint("run the same command again: it continues where this one stopped");
-        error.interrupted = true;
+        error.kind = Kind::Interrupted;
         error
     }
 
@@ -168,12 +187,28 @@ impl Error {
 
     /// Whether it stands for SIGINT or SIGTERM rather than for a failure.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupted
+        self.kind == Kind::Interrupted
+    }
+
+    /// Whether it stands for a text that somebody else signed.
+    pub fn is_by_strangers(&self) -> bool {
+        self.kind == Kind::Strangers
+    }
+
+    /// The same failure as the cause of a larger one; `what` is the larger one's text.
+    #[must_use]
+    pub fn within(mut self, what: impl Into<String>) -> Self {
+        let inner = std::mem::replace(&mut self.what, what.into());
+        self.causes.insert(0, format!("failed to {inner}"));
+        self
     }
 
     /// The URL that an offline run would have needed.
     pub fn offline_url(&self) -> Option<&str> {
-        self.offline_url.as_deref()
+        match &self.kind {
+            Kind::Offline(url) => Some(&url.0),
+            _ => None,
+        }
     }
 
     /// The first line, with the container before it.

@@ -305,7 +305,14 @@ impl Lock {
         if !is_plain(&self.own_file_name()) {
             return Err(format!("`{}` or `{}` is not a name", self.recipe, self.distribution));
         }
-        for repository in &self.repositories {
+        if !is_plain(&self.installer.name) {
+            return Err(format!("`{}` is no file name", self.installer.name));
+        }
+        for (index, repository) in self.repositories.iter().enumerate() {
+            let is_known = |other: &LockedRepository| other.name == repository.name;
+            if repository.name == "keys" || self.repositories[..index].iter().any(is_known) {
+                return Err(format!("`{}` cannot be a repository's name here", repository.name));
+            }
             if !is_plain(&repository.name) || repository.url.contains(char::is_whitespace) {
                 return Err(format!("`{}` is not a repository", repository.name));
             }
@@ -319,6 +326,9 @@ impl Lock {
         }
         for package in &self.packages {
             let words = [&package.name, &package.version, &package.architecture];
+            if words.iter().any(|word| word.is_empty()) {
+                return Err(format!("package `{}` is incomplete", package.label()));
+            }
             let is_word = |word: &&String| {
                 word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:~_".contains(&b))
             };

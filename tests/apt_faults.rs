@@ -240,8 +240,38 @@ fn releases_whose_age_is_judged_by_the_host(scene: &Scene) {
     scene.inside(&purge).code(0);
 }
 
+/// apt takes a package that lies in its own cache by its size alone.
+fn a_package_that_lies_in_the_containers_own_cache(scene: &Scene) {
+    let plant = format!(
+        "rm -rf {MIRROR} && cp -a /root/whole {MIRROR} && cd {MIRROR}/cuda* && p=$(ls *nvcc*.deb) && truncate -s $(stat -c %s $p) /var/cache/apt/archives/$p"
+    );
+    scene.inside(&plant).code(0);
+    scene.install("-").code(0);
+    let restore = format!(
+        "ls {MIRROR}/packages; rm /var/cache/apt/archives/*.deb; dpkg --purge {} >/dev/null; rm -f /etc/apt/preferences.d/00-nvstage-gpu",
+        scene.packages.join(" ")
+    );
+    scene.inside(&restore).code(0);
+}
+
+/// What a container says for its own apt is not said for ours.
+fn settings_of_the_container(scene: &Scene) {
+    let set = "echo 'APT::Default-Release \"nosuch\"; APT::Get::AllowUnauthenticated \"true\"; Acquire::AllowInsecureRepositories \"true\";' > /etc/apt/apt.conf.d/99own; printf 'Package: *\\nPin: release *\\nPin-Priority: -1\\n' > /etc/apt/preferences.d/99own";
+    scene.inside(set).code(0);
+    scene.refused("truncate -s 300 InRelease", UPDATE, &["Splitting", "is not signed"]);
+    scene.inside(&format!("rm -rf {MIRROR} && cp -a /root/whole {MIRROR}")).code(0);
+    scene.install("-").code(0);
+    let restore = format!(
+        "rm /etc/apt/apt.conf.d/99own /etc/apt/preferences.d/*; dpkg --purge {} >/dev/null",
+        scene.packages.join(" ")
+    );
+    scene.inside(&restore).code(0);
+}
+
 fn all_faults(root: &'static str) {
     let scene = Scene::new(root);
+    a_package_that_lies_in_the_containers_own_cache(&scene);
+    settings_of_the_container(&scene);
     packages_that_are_not_what_the_index_says(&scene);
     indexes_that_are_not_what_the_release_says(&scene);
     releases_that_are_not_signed_as_they_should_be(&scene);

@@ -194,7 +194,6 @@ fn what_the_cache_lacks_for_a_container_is_listed_and_nothing_has_changed() {
     scene.host.inside(&other, "apt-get -qq update && apt-get -qq -y install nvtop").code(0);
     let recipe = scene.site.recipe();
     scene.host.run(&["prefetch", "--for", &other, "--recipe", &recipe]).code(0);
-    scene.host.shell("sed -i '/^name = \"empty\"/,/^\\[\\[/d' /var/cache/nvstage/locks-v1/*.lock");
     let before = scene.state();
     let run = scene.offline(&[]).code(5).says("the cache lacks").says("nvtop_");
     run.says(&format!("nvstage prefetch --for {}", scene.ctid));
@@ -207,6 +206,42 @@ fn what_the_cache_lacks_for_a_container_is_listed_and_nothing_has_changed() {
     assert_eq!(scene.state(), before);
     // Where the network may be used, it serves.
     scene.run("provision", &[]).code(0).says("apt fetches all").shows("from the network");
+}
+
+#[test]
+fn what_is_lacking_is_listed_also_where_dpkg_was_cut_short() {
+    let scene = Scene::bare(Site::new(), Suite::Bookworm);
+    let other = Suite::Bookworm.container(&scene.host, &scene.site, "privileged");
+    scene.host.inside(&other, "apt-get -qq update && apt-get -qq -y install nvtop").code(0);
+    let recipe = scene.site.recipe();
+    scene.host.run(&["prefetch", "--for", &other, "--recipe", &recipe]).code(0);
+    cut_short_between_packages(&scene);
+    let before = scene.host.config(&scene.ctid);
+    scene.offline(&[]).code(5).says("the cache lacks").says("nvtop_");
+    assert_eq!(scene.host.config(&scene.ctid), before, "the configuration was edited");
+    assert_ne!(scene.host.inside(&scene.ctid, "command -v nvidia-smi").code, 0, "a driver came");
+}
+
+#[test]
+fn what_is_newer_inside_than_in_the_lock_stays() {
+    let scene = Scene::new();
+    let copy = scene.site.own_copy("cuda");
+    let directory = copy.to_str().unwrap();
+    world_script("package", &[directory, "cuda-toolkit-12-8", "12.8.2-1", "cuda-compiler-12-8"])
+        .code(0);
+    let package = format!("{directory}/cuda-toolkit-12-8_12.8.2-1_amd64.deb");
+    let ctid = &scene.ctid;
+    // Newer, and not whole: its dependencies come from the cache.
+    scene
+        .host
+        .shell(&format!("lxc-attach -n {ctid} -- sh -c 'cat > /root/x.deb' < {package}"))
+        .code(0);
+    scene.host.inside(ctid, "dpkg --force-depends --install /root/x.deb; rm /root/x.deb").code(0);
+    scene.offline(&[]).code(0);
+    let versions = "dpkg --audit; dpkg-query -W -f '${Version} ' cuda-toolkit-12-8 cuda-nvcc-12-8";
+    assert_eq!(scene.host.inside(ctid, versions).stdout.trim(), "12.8.93-1 12.8.2-1");
+    let run = scene.offline(&[]).code(0);
+    assert!(!run.stdout.contains(" changed "), "{}", run.stdout);
 }
 
 #[test]
@@ -236,7 +271,9 @@ fn a_blob_that_was_damaged_after_it_was_verified() {
         .offline(&[])
         .code(5)
         .says("was damaged and is removed")
-        .says("cuda-nvcc-12-8_12.8.93-1_amd64.deb`: no network is used with --offline");
+        .says("the cache lacks 1 of its lock")
+        .says("cuda-nvcc-12-8:amd64=12.8.93-1")
+        .says("`nvstage prefetch --locked`");
     assert_eq!(scene.state(), before);
     let fetched = scene.fetched();
     scene.run("provision", &[]).code(0).shows("from the cache");

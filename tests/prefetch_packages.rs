@@ -12,6 +12,7 @@
 mod support;
 
 use std::path::Path;
+use std::process::Stdio;
 
 use support::server::Fault;
 use support::{Host, Kind, Nodes, Run, Site, VERSION, world, world_script};
@@ -439,4 +440,114 @@ fn a_package_that_breaks_off_is_continued() {
     let ranges: Vec<_> =
         requests.iter().filter(|r| r.target.ends_with(name)).map(|r| r.range.clone()).collect();
     assert_eq!(ranges, [None, Some("bytes=30000-".to_owned())]);
+}
+
+#[test]
+fn a_repository_that_was_accepted_before_is_never_left_out() {
+    let scene = Scene::new();
+    scene.prefetch(&[]).code(0);
+    let lock = scene.lock();
+    // Somebody on the way signs it with a key of their own.
+    let copy = scene.site.own_copy("distribution");
+    world_script("resign", &[copy.to_str().unwrap(), "otherkey"]).code(0);
+    scene.prefetch(&[]).code(5).says("none of the pinned keys signed it").says("/distribution/");
+    assert_eq!(scene.lock(), lock);
+}
+
+#[test]
+fn what_was_accepted_is_remembered_without_the_lock() {
+    let scene = Scene::new();
+    let copy = scene.site.own_copy("cuda");
+    resign(&copy, &["--date", "1 hour ago"]);
+    let old = std::fs::read(copy.join("InRelease")).unwrap();
+    resign(&copy, &[]);
+    scene.prefetch(&[]).code(0);
+    std::fs::write(copy.join("InRelease"), old).unwrap();
+    scene.host.shell(&format!("rm {LOCK}")).code(0);
+    scene.prefetch(&[]).code(5).says("was accepted before");
+}
+
+#[test]
+fn a_directory_of_the_container_is_no_source_for_the_host() {
+    let scene = Scene::new();
+    let add = "echo 'deb [trusted=yes] file:/etc /' > /etc/apt/sources.list.d/local.list";
+    scene.host.inside(&scene.ctid, add).code(0);
+    scene.prefetch(&[]).code(0).says("`file:/etc/` is left out: it lies in the system itself");
+}
+
+#[test]
+fn a_key_in_a_source_is_found_and_without_any_key_it_is_said() {
+    let scene = Scene::new();
+    let url = scene.site.distribution_url();
+    // The key stands in the source, and nowhere else.
+    let inline = format!(
+        "cd /etc/apt/sources.list.d && {{ printf 'Types: deb\\nURIs: {url}\\nSuites: /\\nSigned-By:\\n'; sed 's/^$/./; s/^/ /' /usr/share/keyrings/distribution.asc; }} > distribution.sources && rm distribution.list /usr/share/keyrings/distribution.asc && apt-get -qq update"
+    );
+    scene.host.inside(&scene.ctid, &inline).code(0);
+    scene.prefetch(&[]).code(0);
+    scene.host.shell("rm -rf /var/cache/nvstage/*").code(0);
+    scene
+        .host
+        .inside(
+            &scene.ctid,
+            "sed -i '/^Signed-By/,$d' /etc/apt/sources.list.d/distribution.sources",
+        )
+        .code(0);
+    let fingerprint =
+        std::fs::read_to_string(world().join("keys/distribution/fingerprint")).unwrap();
+    scene.prefetch(&[]).code(5).says("find a key of debian12").says(fingerprint.trim());
+}
+
+#[test]
+fn two_prefetches_at_once_lose_nothing_of_each_other() {
+    let scene = Scene::new();
+    let other = scene.host.container("unprivileged", &[&scene.site.distribution()]);
+    scene.host.start(&other);
+    let recipe = scene.site.recipe();
+    let start = |ctid: &str| {
+        let mut command = scene.host.nvstage();
+        command.args(["prefetch", "--for", ctid, "--recipe", &recipe]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for child in [start(&scene.ctid), start(&other)] {
+        let run: Run = child.wait_with_output().unwrap().into();
+        run.code(0);
+    }
+    let lock = scene.lock();
+    for ctid in [&scene.ctid, &other] {
+        assert!(lock.contains(&format!("container {ctid}\"")), "{lock}");
+    }
+}
+
+#[test]
+fn a_key_alone_takes_no_packages_away() {
+    let scene = Scene::new();
+    scene.prefetch(&[]).code(0);
+    let lock = scene.lock();
+    let recipe = scene.site.recipe();
+    scene.host.run(&["prefetch", "--for", "debian12", "--recipe", &recipe]).code(0);
+    assert_eq!(scene.lock(), lock);
+    // Other packages are another set, and the refusal says what is there.
+    let other = ["provision", &scene.ctid, "--offline", "--gpus", "0", "--recipe", &recipe];
+    let other: Vec<&str> =
+        other.into_iter().chain(["--set", "packages=libcublas-12-8,htop"]).collect();
+    scene.host.run(&other).code(5).says("it has them for cuda-toolkit-12-8 nvtop");
+}
+
+#[test]
+fn a_root_with_links_is_read_without_leaving_it() {
+    let scene = Scene::new();
+    let root = scene.host.directory.path().join("root");
+    for directory in ["etc/apt/keyrings", "usr/lib", "var/lib/dpkg"] {
+        std::fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    let from = world().join("root-privileged");
+    std::fs::copy(from.join("var/lib/dpkg/status"), root.join("var/lib/dpkg/status")).unwrap();
+    std::fs::write(root.join("usr/lib/os-release"), "ID=debian\nVERSION_ID=\"12\"\n").unwrap();
+    // Absolute, as in the root itself; on this host it would be another file.
+    std::os::unix::fs::symlink("/usr/lib/os-release", root.join("etc/os-release")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", root.join("etc/apt/keyrings/x.gpg")).unwrap();
+    scene.host.shell(&format!("mkfifo {}/etc/apt/keyrings/y.gpg", root.display())).code(0);
+    let root = root.to_str().unwrap();
+    scene.prefetch(&["--for", root]).code(0).shows(&format!("root {root}"));
 }

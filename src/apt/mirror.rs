@@ -45,7 +45,7 @@ pub struct Layout {
 }
 
 /// The mirror of a lock as it will appear at `place` inside a container. `keys` has the armoured
-/// key of every repository by its name, `deny` and `allow` are the recipe's patterns.
+/// key of every repository by its name, `pins` keeps packages out.
 pub fn layout(lock: &Lock, place: &str, keys: &BTreeMap<String, String>, pins: &str) -> Layout {
     let mut files = BTreeMap::new();
     let mut sources = String::new();

@@ -118,7 +118,7 @@ pub fn diagnose(output: &str) -> Option<(&'static str, &'static str)> {
         (
             "Unable to locate package",
             "a package is in none of the container's repositories",
-            "Debian needs the component `contrib` for nvtop",
+            "are its sources complete? nvtop needs the component `contrib` on Debian 12",
         ),
     ];
     KNOWN.iter().find(|(text, ..)| output.contains(text)).map(|&(_, what, hint)| (what, hint))

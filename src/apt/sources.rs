@@ -15,6 +15,16 @@ pub struct Source {
     pub components: Vec<String>,
 }
 
+impl Source {
+    /// The URL of the directory with `InRelease`, with a slash at the end.
+    pub fn place(&self) -> String {
+        match self.suite.as_str() {
+            "/" => self.url.clone(),
+            suite => format!("{}dists/{suite}/", self.url),
+        }
+    }
+}
+
 /// The sources in a file, by its name; disabled ones, `deb-src`, and those restricted to other
 /// architectures (`amd64`) are left out. What apt would not understand is left out too: it says so
 /// itself.
@@ -26,12 +36,25 @@ pub fn parse(file: &str, text: &str, architecture: &str) -> Vec<Source> {
     text.lines().filter_map(|line| of_line(line, architecture)).collect()
 }
 
+/// The keys that stand in a deb822 file itself.
+pub fn inline_keys(text: &str) -> Vec<String> {
+    let Ok(parsed) = text.parse::<Deb822>() else { return Vec::new() };
+    let keys = parsed.iter().filter_map(|stanza| stanza.get("Signed-By"));
+    let keys = keys.filter(|value| value.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----"));
+    // A line with a dot alone stands for an empty one.
+    let line = |line: &str| {
+        if line.trim() == "." { "\n".to_owned() } else { format!("{}\n", line.trim()) }
+    };
+    keys.map(|value| value.trim_start().lines().map(line).collect()).collect()
+}
+
 fn of_stanza(stanza: &Paragraph, architecture: &str) -> Vec<Source> {
     let words = |name: &str| -> Vec<&str> {
         stanza.get(name).unwrap_or_default().split_whitespace().collect()
     };
     let architectures = words("Architectures");
-    let is_off = stanza.get("Enabled").is_some_and(|value| value.trim() == "no");
+    let no = ["no", "false", "without", "off", "disable"];
+    let is_off = stanza.get("Enabled").is_some_and(|value| no.contains(&value.trim()));
     let is_other = !architectures.is_empty() && !architectures.contains(&architecture);
     if is_off || is_other || !words("Types").contains(&"deb") {
         return Vec::new();
@@ -107,6 +130,14 @@ mod tests {
             source("http://d/sub/", "/", &[]),
         ];
         assert_eq!(parse("sources.list", text, "amd64"), expected);
+    }
+
+    #[test]
+    fn keys_in_a_deb822_file() {
+        let text = "Types: deb\nURIs: http://a\nSuites: ./\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----\n";
+        let key =
+            "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQ==\n-----END PGP PUBLIC KEY BLOCK-----\n";
+        assert_eq!(inline_keys(text), [key]);
     }
 
     #[test]

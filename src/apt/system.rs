@@ -68,9 +68,14 @@ impl System {
             path.ends_with(".gpg") || path.ends_with(".asc") || path.ends_with(".pgp")
         };
         let mut all: Vec<Source> = Vec::new();
+        let mut keys: Vec<Vec<u8>> =
+            files.iter().filter(|(path, _)| is_key(path)).map(|(_, b)| b.clone()).collect();
         for (path, bytes) in files {
+            let text = String::from_utf8_lossy(bytes);
+            if path.ends_with(".sources") {
+                keys.extend(sources::inline_keys(&text).into_iter().map(String::into_bytes));
+            }
             if path.ends_with(".list") || path.ends_with(".sources") {
-                let text = String::from_utf8_lossy(bytes);
                 all.extend(sources::parse(path, &text, architecture.dpkg()));
             }
         }
@@ -81,7 +86,7 @@ impl System {
             architecture,
             status,
             sources: all,
-            keys: files.iter().filter(|(path, _)| is_key(path)).map(|(_, b)| b.clone()).collect(),
+            keys,
         })
     }
 }

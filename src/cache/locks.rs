@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Cache;
+use super::{Cache, SAME_FILE_WAIT};
 use crate::error::{Error, Result};
+use crate::event::{Event, Events};
 use crate::host::files::{self, failed};
 use crate::lock::Lock;
 
@@ -55,6 +56,32 @@ impl Cache {
     /// Install error for one that cannot be read.
     pub fn lock(&self, name: &str) -> Result<Option<Lock>> {
         read_lock(&self.lock_directory().join(name))
+    }
+
+    /// Keeps everybody else from changing the lock of that file name; waits for who does.
+    ///
+    /// # Errors
+    /// A host error when it cannot be had, the interruption.
+    pub fn hold_lock(&self, name: &str, events: &dyn Events) -> Result<files::Lock> {
+        let path = self.guard(name);
+        if let Some(guard) = files::Lock::try_exclusive(&path)? {
+            return Ok(guard);
+        }
+        let text = format!("waiting: another nvstage works on `{name}`");
+        events.emit(Event::Note { text });
+        files::Lock::exclusive(&path, SAME_FILE_WAIT, &self.cancel)
+    }
+
+    /// The same if nobody does.
+    ///
+    /// # Errors
+    /// A host error when the file cannot be opened.
+    pub fn try_hold_lock(&self, name: &str) -> Result<Option<files::Lock>> {
+        files::Lock::try_exclusive(&self.guard(name))
+    }
+
+    fn guard(&self, name: &str) -> PathBuf {
+        self.lock_directory().join(format!(".{name}"))
     }
 
     /// Writes a lock in one piece, unless it is there already.

@@ -10,6 +10,8 @@
 //! trees-v1/<hex>/           an installer unpacked: payload/, stand-ins/, index.json
 //! apt-v1/<hex>/              a partial mirror, its files linked from blobs
 //! locks-v1/<name>.lock      what a recipe resolved to
+//! accepted-v1/<hex>         the release of a repository that was accepted last
+//! import-v1/                imports under way
 //! import-v1/.tmp-<random>/   a bundle's files while they are looked at
 //! ```
 //!
@@ -33,6 +35,7 @@ use crate::fetch::{Fetched, Fetcher, Partial};
 use crate::host::cancel::Cancel;
 use crate::host::files::{self, Lock, failed};
 
+mod accepted;
 mod blob;
 mod contents;
 mod decompress;
@@ -48,6 +51,7 @@ mod tree;
 mod unpack;
 mod verify;
 
+pub use accepted::Accepted;
 pub use blob::CachedArtifact;
 pub use contents::{Contents, ListedBlob, Thing};
 pub use decompress::decompressed;
@@ -71,8 +75,16 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory holds downloads of nvstage. They can be had again.\n";
 
 /// The directories that every cache has.
-const PARTS: [&str; 7] =
-    ["blobs-v1/sha256", "partial-v1", "verified-v1", "trees-v1", "apt-v1", "locks-v1", "import-v1"];
+const PARTS: [&str; 8] = [
+    "blobs-v1/sha256",
+    "partial-v1",
+    "verified-v1",
+    "trees-v1",
+    "apt-v1",
+    "locks-v1",
+    "accepted-v1",
+    "import-v1",
+];
 
 fn prepare(directory: &Path) -> Result<()> {
     PARTS.iter().try_for_each(|part| files::create_directory(&directory.join(part)))

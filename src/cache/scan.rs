@@ -90,12 +90,11 @@ enum Named {
 
 impl Named {
     fn of(name: &str) -> Self {
-        let digest = |text: &str| Digest::parse(text).ok();
-        if let Some(digest) = digest(name) {
+        if let Ok(digest) = Digest::parse(name) {
             return Self::Digest(digest);
         }
-        let lock = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
-        if lock.and_then(digest).is_some() {
+        // `.lock` alone is that of the whole cache.
+        if name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock")).is_some() {
             return Self::Leftover(LeftoverKind::LockFile);
         }
         if name.starts_with(".tmp-") || name.starts_with(".work-") {
@@ -223,10 +222,11 @@ mod tests {
         let of = |name: &str| Named::of(name);
         assert_eq!(of(&hex), Named::Digest(Digest::of(b"x")));
         assert_eq!(of(&format!(".{hex}.lock")), Named::Leftover(LeftoverKind::LockFile));
+        assert_eq!(of(".workspaces.lock"), Named::Leftover(LeftoverKind::LockFile));
         assert_eq!(of(&format!(".tmp-{hex}")), Named::Leftover(LeftoverKind::Unfinished));
         assert_eq!(of(".work-abc"), Named::Leftover(LeftoverKind::Unfinished));
         assert_eq!(of(".nvstage-x1"), Named::Leftover(LeftoverKind::Temporary));
-        for name in [".lock", ".nothing", "CACHEDIR.TAG", "notes.txt", "cuda.lock", ".x.lock"] {
+        for name in [".lock", ".nothing", "CACHEDIR.TAG", "notes.txt", "cuda.lock"] {
             assert_eq!(of(name), Named::Foreign, "{name}");
         }
     }

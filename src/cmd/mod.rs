@@ -10,6 +10,7 @@ pub mod provision;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -327,6 +328,7 @@ impl Stores {
             events: context.events,
             cancel: &context.host.cancel,
             published: self.published,
+            ready: Mutex::default(),
         }
     }
 }

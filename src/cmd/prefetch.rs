@@ -167,14 +167,18 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    fn older(&self) -> Older {
+        match self.arguments.allow_older {
+            true => Older::Allowed,
+            false => Older::Refused,
+        }
+    }
+
     fn request(&self, systems: Vec<System>) -> Request<'_> {
         Request {
             recipe: self.recipe,
             systems,
-            older: match self.arguments.allow_older {
-                true => Older::Allowed,
-                false => Older::Refused,
-            },
+            older: self.older(),
             sha1: match self.arguments.allow_sha1_bound_key {
                 true => Sha1Bound::Allowed,
                 false => Sha1Bound::Refused,
@@ -204,6 +208,8 @@ impl Work<'_> {
             let target = (distribution, architecture);
             let lock = self.supplies.new_lock(self.recipe, target, &driver, Some(&repository));
             add_key(result, &lock, began);
+            let _guard =
+                self.supplies.cache.hold_lock(&lock.own_file_name(), self.context.events)?;
             if group.systems.is_empty() || self.recipe.packages().is_empty() {
                 self.keep(lock)?;
                 continue;
@@ -221,21 +227,19 @@ impl Work<'_> {
     /// A key alone takes nothing away from a lock that has packages already.
     fn keep(&self, lock: Lock) -> Result<()> {
         let old = self.supplies.cache.lock(&lock.own_file_name()).unwrap_or_default();
-        let lock = match old.filter(|old| old.covers(self.recipe.packages())) {
-            Some(old) => old.with_origin_of(&lock),
+        match old.filter(|old| !old.packages.is_empty()) {
+            Some(old) => self.write(&old.with_origin_of(&lock)),
             None => {
-                let text = format!(
-                    "no packages are fetched for {}: name a container or a template of it",
-                    lock.distribution
-                );
-                if self.recipe.packages().is_empty() || self.arguments.targets.is_empty() {
-                    return self.write(&lock);
+                if !self.recipe.packages().is_empty() && !self.arguments.targets.is_empty() {
+                    let text = format!(
+                        "no packages are fetched for {}: name a container or a template of it",
+                        lock.distribution
+                    );
+                    self.context.events.emit(Event::Note { text });
                 }
-                self.context.events.emit(Event::Note { text });
-                lock
+                self.write(&lock)
             }
-        };
-        self.write(&lock)
+        }
     }
 
     fn locked(&self, groups: Vec<Group>, result: &mut Prefetched) -> Result<()> {
@@ -245,6 +249,8 @@ impl Work<'_> {
         let request = self.request(systems);
         for lock in self.locks(&groups)? {
             let began = Instant::now();
+            let _guard =
+                self.supplies.cache.hold_lock(&lock.own_file_name(), self.context.events)?;
             let lock = locked::fetch(self.supplies, self.context.host, &request, lock)?;
             result.driver = lock.installer.version.to_string();
             let driver = self.supplies.driver_of_lock(self.recipe, &lock)?;
@@ -272,6 +278,15 @@ impl Work<'_> {
                 return Err(Error::input(format!("use `{}` for recipe `{name}`", path.display()))
                     .because(format!("it is a lock of recipe `{}`", lock.recipe)));
             }
+            let fits = |group: &Group| {
+                group.distribution == lock.distribution && group.architecture == lock.architecture
+            };
+            if !groups.iter().all(fits) {
+                return Err(Error::input(format!("use `{}`", path.display())).because(format!(
+                    "it is a lock for {} {}",
+                    lock.distribution, lock.architecture
+                )));
+            }
             return Ok(vec![lock]);
         }
         let is_wanted = |lock: &Lock| {
@@ -298,7 +313,7 @@ impl Work<'_> {
     }
 
     fn write_into_cache(&self, lock: &Lock) -> Result<()> {
-        self.supplies.cache.write_lock(lock)
+        self.supplies.keep(lock, self.older())
     }
 }
 

@@ -87,9 +87,14 @@ pub fn installer(lock: &Lock, recipe: &Recipe, unpinned: Unpinned) -> Result<()>
             .because(format!("the recipe pins the SHA-256 digest {digest}"))
             .because(format!("the lock has {}", locked.sha256))),
         (None, Trust::Tls, Unpinned::Allowed) => Ok(()),
+        (None, Trust::Tls, Unpinned::Refused) => {
+            Err(Error::install(format!("trust `{}`", locked.name))
+                .because("the recipe pins no digest for this version")
+                .hint("`--trust-tls` believes the digest that was published beside it"))
+        }
         (None, ..) => Err(Error::install(format!("trust `{}`", locked.name))
-            .because("the recipe pins no digest for this version")
-            .hint("`--trust-tls` believes the digest that was published beside it")),
+            .because("the lock says that the recipe pins its digest, and it does not")
+            .hint("`nvstage prefetch` with the recipe that pins it writes the lock anew")),
     }
 }
 

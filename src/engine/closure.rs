@@ -17,6 +17,7 @@ use crate::engine::supplies::Supplies;
 use crate::engine::systems;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::fingerprint::Fingerprint;
 use crate::host::Host;
 use crate::host::runlog::RunLog;
 use crate::lock::{Lock, LockedFile, LockedPackage, LockedRepository, LockedTarget, Role};
@@ -137,8 +138,12 @@ impl Work<'_> {
         let (architecture, older) = (self.lock.architecture, self.request.older);
         match self.supplies.metadata(wanted, architecture, older) {
             Ok(metadata) => Ok(Some(metadata)),
-            // Somebody else's repository: its packages are not the distribution's.
-            Err(error) if openpgp::is_by_strangers(&error) => {
+            // Somebody else's repository: its packages are not the distribution's. One that was
+            // accepted before is never dropped like that.
+            Err(error)
+                if error.is_by_strangers()
+                    && self.supplies.cache.accepted(&wanted.source.place())?.is_none() =>
+            {
                 let text = format!(
                     "`{}` is left out: no key that the recipe knows of {} signed it",
                     wanted.source.url, self.lock.distribution
@@ -197,6 +202,13 @@ impl Work<'_> {
         }
         sources.sort();
         sources.dedup();
+        // A path in a container's sources means a directory of the container's.
+        let (local, sources): (Vec<Source>, Vec<Source>) =
+            sources.into_iter().partition(|source| source.url.starts_with("file:"));
+        for source in local {
+            let text = format!("`{}` is left out: it lies in the system itself", source.url);
+            self.supplies.events.emit(Event::Warning { text });
+        }
         let mut keys: BTreeMap<String, Certificate> = BTreeMap::new();
         for certificate in
             files.iter().flat_map(|file| openpgp::certificates(file).unwrap_or_default())
@@ -204,6 +216,13 @@ impl Work<'_> {
             if pinned.contains(certificate.fingerprint()) {
                 keys.insert(certificate.fingerprint().to_string(), certificate);
             }
+        }
+        if keys.is_empty() {
+            let pinned: Vec<&str> = pinned.iter().map(Fingerprint::as_str).collect();
+            return Err(Error::install(format!("find a key of {}", lock.distribution))
+                .because(format!("pinned are {}", pinned.join(", ")))
+                .because("none of the system's keyrings has one of them, nor has this host")
+                .hint("install the distribution's keyring package there or here"));
         }
         Ok((sources, keys.into_values().collect()))
     }

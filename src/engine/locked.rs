@@ -35,6 +35,10 @@ pub fn fetch(
             .because(format!("the lock has the SHA-256 digest {}", lock.installer.sha256))
             .because(format!("the recipe pins {}", driver.file.digest())));
     }
+    // A URL is a hint: the recipe's own, which may be a mirror, comes in the place of the locked one.
+    for repository in lock.repositories.iter_mut().filter(|one| one.role == Role::Cuda) {
+        repository.url = recipe.repository(&lock.distribution, lock.architecture)?.url;
+    }
     if let Some(key) = &lock.key {
         fetch_key(supplies, request, (&lock, key))?;
     }

@@ -14,12 +14,12 @@ use crate::apt::release::{Expiry, Release};
 use crate::apt::sources::Source;
 use crate::architecture::Architecture;
 use crate::artifact::Artifact;
-use crate::cache::CachedArtifact;
+use crate::cache::{Accepted, CachedArtifact};
 use crate::digest::Digest;
 use crate::engine::supplies::Supplies;
-use crate::error::{Error, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
-use crate::lock::{LockedFile, LockedIndex, LockedKey, LockedRepository, Role};
+use crate::lock::{Lock, LockedFile, LockedIndex, LockedKey, LockedRepository, Role};
 use crate::openpgp::{self, Binding, Certificate};
 
 /// Debian's largest `InRelease` has some 200 kilobytes.
@@ -81,16 +81,21 @@ impl Supplies<'_> {
             }
             let signed = self.release(wanted, attempt)?;
             self.check_age(&signed, older)?;
-            let fetched = self.indexes(wanted, (&signed.release, architecture), attempt);
-            match fetched {
-                Ok((locked, indexes)) => return self.finish(wanted, signed, locked, indexes),
-                Err(error) if error.is_interrupted() || error.offline_url().is_some() => {
+            let indexes = signed.indexes(wanted, architecture)?;
+            match self.indexes(&signed, &indexes, attempt) {
+                Ok(files) => return self.finish(wanted, signed, indexes, files),
+                // What another try cannot change.
+                Err(error)
+                    if error.is_interrupted()
+                        || error.offline_url().is_some()
+                        || error.code() != ExitCode::Install =>
+                {
                     return Err(error);
                 }
                 Err(error) => last = Some((signed.release.date, error)),
             }
         }
-        let place = place(&wanted.source);
+        let place = wanted.source.place();
         let mut error = Error::install(format!("fetch the package index of `{place}`"));
         if let Some((date, cause)) = last {
             error = error
@@ -101,9 +106,11 @@ impl Supplies<'_> {
     }
 
     fn release(&self, wanted: &Wanted<'_>, attempt: u32) -> Result<Signed> {
-        let place = place(&wanted.source);
+        let place = wanted.source.place();
         let url = past_caches(&format!("{place}InRelease"), attempt);
-        let bytes = self.fetcher.fetch_small(&url, RELEASE_LIMIT)?;
+        let bytes = self.fetcher.fetch_small(&url, RELEASE_LIMIT).map_err(|error| {
+            error.hint("a source that does not answer can be switched off in the system it is from")
+        })?;
         let refused = |error: Error| about(&place, error);
         let signed = openpgp::verify_clearsigned(&bytes, wanted.keys).map_err(refused)?;
         let release = Release::parse(&signed.text).map_err(refused)?;
@@ -112,9 +119,9 @@ impl Supplies<'_> {
     }
 
     fn check_age(&self, signed: &Signed, older: Older) -> Result<()> {
-        let Some((date, digest)) = self.accepted(&signed.place)? else { return Ok(()) };
-        let found = signed.release.date;
-        if found >= date || Digest::of(&signed.bytes) == digest {
+        let Some(before) = self.cache.accepted(&signed.place)? else { return Ok(()) };
+        let (found, date) = (signed.release.date, before.date);
+        if found >= date || Digest::of(&signed.bytes) == before.sha256 {
             return Ok(());
         }
         let what = format!("use the release of {found} from `{}`", signed.place);
@@ -128,49 +135,43 @@ impl Supplies<'_> {
             .hint("`--allow-older` accepts it, where a mirror is known to lag behind"))
     }
 
-    /// Date and digest of the newest release file that any lock of the cache has for a place.
+    /// Writes a lock into the cache, and down which releases were accepted with it: newer ones than
+    /// before, or any where older ones are allowed.
     ///
     /// # Errors
-    /// Install error when a lock cannot be read.
-    pub fn accepted(&self, place: &str) -> Result<Option<(Timestamp, Digest)>> {
-        let mut newest = None;
-        for (_, lock) in self.locks()? {
-            let repositories = lock.repositories.into_iter();
-            let of_place = repositories.filter(|repository| repository.place() == place);
-            newest = newest.max(of_place.map(|one| (one.date, one.release.sha256)).max());
+    /// A host error when the cache cannot be written.
+    pub fn keep(&self, lock: &Lock, older: Older) -> Result<()> {
+        self.cache.write_lock(lock)?;
+        for repository in &lock.repositories {
+            let (place, date) = (repository.place(), repository.date);
+            let before = self.cache.accepted(&place)?;
+            if older == Older::Allowed || before.is_none_or(|before| before.date < date) {
+                self.cache.accept(&Accepted::new(place, date, repository.release.sha256))?;
+            }
         }
-        Ok(newest)
+        Ok(())
     }
 
     fn indexes(
         &self,
-        wanted: &Wanted<'_>,
-        what: (&Release, Architecture),
+        signed: &Signed,
+        indexes: &[LockedIndex],
         attempt: u32,
-    ) -> Result<(Vec<LockedIndex>, Vec<CachedArtifact>)> {
-        let (release, architecture) = what;
-        let source = &wanted.source;
-        let components = match source.components.as_slice() {
-            [] => vec![""],
-            some => some.iter().map(String::as_str).collect(),
+    ) -> Result<Vec<CachedArtifact>> {
+        let how = (signed.release.by_hash, attempt);
+        let obtain = |index: &LockedIndex| {
+            let artifact = index_artifact(&signed.place, index, how);
+            self.cache.obtain(&artifact, self.fetcher, self.events)
         };
-        let (mut locked, mut files) = (Vec::new(), Vec::new());
-        for component in components {
-            for index in release.indexes(component, architecture.dpkg())? {
-                let artifact = index_artifact(&place(source), &index, (release.by_hash, attempt));
-                files.push(self.cache.obtain(&artifact, self.fetcher, self.events)?);
-                locked.push(index);
-            }
-        }
-        Ok((locked, files))
+        indexes.iter().map(obtain).collect()
     }
 
     fn finish(
         &self,
         wanted: &Wanted<'_>,
         signed: Signed,
-        locked: Vec<LockedIndex>,
-        indexes: Vec<CachedArtifact>,
+        indexes: Vec<LockedIndex>,
+        files: Vec<CachedArtifact>,
     ) -> Result<Metadata> {
         let fingerprint = &signed.signed.fingerprint;
         let signer = wanted.keys.iter().find(|key| key.fingerprint() == fingerprint);
@@ -198,9 +199,9 @@ impl Supplies<'_> {
                 size: key.size(),
             },
             sha1_bound,
-            indexes: locked,
+            indexes,
         };
-        Ok(Metadata { locked, text: signed.signed.text, indexes })
+        Ok(Metadata { locked, text: signed.signed.text, indexes: files })
     }
 }
 
@@ -212,20 +213,25 @@ struct Signed {
     release: Release,
 }
 
-/// The URL of the directory with `InRelease`, with a slash at the end.
-fn place(source: &Source) -> String {
-    match source.suite.as_str() {
-        "/" => source.url.clone(),
-        suite => format!("{}dists/{suite}/", source.url),
+impl Signed {
+    /// The indexes that it names for the wanted components.
+    fn indexes(&self, wanted: &Wanted<'_>, architecture: Architecture) -> Result<Vec<LockedIndex>> {
+        let components = match wanted.source.components.as_slice() {
+            [] => vec![""],
+            some => some.iter().map(String::as_str).collect(),
+        };
+        let mut indexes = Vec::new();
+        for component in components {
+            let of_component = self.release.indexes(component, architecture.dpkg());
+            indexes.extend(of_component.map_err(|error| about(&self.place, error))?);
+        }
+        Ok(indexes)
     }
 }
 
 /// The error with the repository it is about.
 pub fn about(place: &str, error: Error) -> Error {
-    let named = Error::new(error.code(), format!("verify the repository `{place}`"));
-    let named = named.because(format!("failed to {}", error.what()));
-    let named = error.causes().iter().fold(named, Error::because);
-    error.hints().iter().fold(named, Error::hint)
+    error.within(format!("verify the repository `{place}`"))
 }
 
 /// Where an index can be had: under its digest where the repository has that, which cannot be

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -84,14 +85,22 @@ impl Supplies<'_> {
         architecture: Architecture,
     ) -> Result<Option<Lock>> {
         let name = Lock::file_name(recipe.name(), distribution, architecture);
-        let lock = self.cache.lock(&name)?.filter(|lock| lock.covers(recipe.packages()));
+        let (lock, others) = match self.cache.lock(&name)? {
+            Some(lock) if lock.covers(recipe.packages()) => (Some(lock), Vec::new()),
+            other => (None, other.map(|lock| lock.wants).unwrap_or_default()),
+        };
         if lock.is_some() || self.fetcher.network() == Network::Allowed {
             return Ok(lock);
         }
         let packages = recipe.packages().join(" ");
-        Err(Error::install(format!(
+        let error = Error::install(format!(
             "install {packages} offline: the cache has no packages for {distribution}"
-        ))
+        ));
+        let error = match others.is_empty() {
+            true => error,
+            false => error.because(format!("it has them for {}", others.join(" "))),
+        };
+        Err(error
         .hint("on a host with network: `nvstage prefetch --for CTID`, or `--for TEMPLATE.tar.zst`")
         .hint("`nvstage bundle export`, and `nvstage bundle import` here, carry them over"))
     }
@@ -115,15 +124,48 @@ impl Supplies<'_> {
                 ))
                 .hint("`--allow-sha1-bound-key` lets it accept the pinned key, for this call"));
         }
-        self.fetch_packages(&lock)?;
-        let directory = self.mirror(&lock, recipe)?;
+        let directory = self.mirror_once(&lock, recipe)?;
         Ok(Mirror { directory, nothing: self.cache.nothing()?, lock, sha1: rules.sha1 })
+    }
+
+    /// The mirror of a lock, verified and made ready once in a run, however many containers are
+    /// installed from it.
+    fn mirror_once(&self, lock: &Lock, recipe: &Recipe) -> Result<PathBuf> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, directory)) = ready.iter().find(|(known, _)| known == lock) {
+            return Ok(directory.clone());
+        }
+        if self.fetcher.network() == Network::Forbidden {
+            self.check_packages(lock)?;
+        }
+        self.fetch_packages(lock)?;
+        let directory = self.mirror(lock, recipe)?;
+        ready.push((lock.clone(), directory.clone()));
+        Ok(directory)
+    }
+
+    /// Lists every package of a lock that the cache lacks.
+    fn check_packages(&self, lock: &Lock) -> Result<()> {
+        let mut missing = Vec::new();
+        for package in &lock.packages {
+            if self.cache.find(&package.sha256, self.events)?.is_none() {
+                missing.push(package.label());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let count = missing.len();
+        let what = format!("install packages offline: the cache lacks {count} of its lock");
+        Err(Error::install(what).because(missing.join("\n")).hint(
+            "on a host with network: `nvstage prefetch --locked`; or import the bundle again",
+        ))
     }
 
     /// Valid-Until is not looked at offline, so age is judged here: of the newest release of each
     /// party, because a stable distribution's own release is months old by nature.
     fn check_freshness(&self, lock: &Lock, max_age: Option<u32>, now: Timestamp) -> Result<()> {
-        for role in [Role::Cuda, Role::Distribution] {
+        for role in [Role::Cuda, Role::OlderCuda, Role::Distribution] {
             let of_role = lock.repositories.iter().filter(|one| one.role == role);
             let Some(newest) = of_role.max_by_key(|one| one.date) else { continue };
             let days = age_in_days(newest, now);
@@ -173,11 +215,10 @@ impl Supplies<'_> {
                 digest: Some(package.sha256),
             })
             .collect();
-        self.obtain_all("packages", &artifacts).map(drop)
+        self.obtain_all("packages", &artifacts)
     }
 
-    /// The partial mirror of a lock, whose chain is verified for it; what is missing in the cache
-    /// is fetched again if the network may be used.
+    /// The partial mirror of a lock, whose chain is verified for it.
     ///
     /// # Errors
     /// Install error when a link of the chain does not hold or a file is missing.

@@ -1,5 +1,8 @@
 //! Where artifacts come from: the cache, and behind it the network.
 
+use std::path::PathBuf;
+use std::sync::Mutex;
+
 use crate::apt;
 use crate::architecture::Architecture;
 use crate::artifact::{Artifact, Trust};
@@ -38,6 +41,8 @@ pub struct Supplies<'a> {
     pub cancel: &'a Cancel,
     /// What to do about an installer without a pinned digest.
     pub published: PublishedDigest,
+    /// The mirrors that were made ready in this run.
+    pub ready: Mutex<Vec<(Lock, PathBuf)>>,
 }
 
 /// A verified installer, and its unpacked tree.
@@ -285,6 +290,10 @@ impl Supplies<'_> {
         repository: Option<&Repository>,
     ) -> Result<()> {
         let lock = self.new_lock(recipe, target, driver, repository);
+        // Who holds it is about to write installer and key itself.
+        let Some(_guard) = self.cache.try_hold_lock(&lock.own_file_name())? else {
+            return Ok(());
+        };
         match self.cache.lock(&lock.own_file_name()) {
             Ok(Some(old)) => self.cache.write_lock(&old.with_origin_of(&lock)),
             _ => self.cache.write_lock(&lock),

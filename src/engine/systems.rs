@@ -4,7 +4,7 @@
 //! `DISTRIBUTION[/ARCHITECTURE]` alone names no system; with `@` and one of those it does, and so
 //! does each of them on its own where it says itself what it is.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -48,7 +48,9 @@ pub struct Place<'a> {
 /// for one that is stopped.
 pub fn find(text: &str, distributions: &[String], place: &Place<'_>) -> Result<Subject> {
     let (named, rest) = match text.split_once('@') {
-        Some((named, rest)) => (Some(named), Some(rest)),
+        // A path may have the sign in it too.
+        Some((named, rest)) if !text.starts_with(['/', '.']) => (Some(named), Some(rest)),
+        Some(_) => (None, Some(text)),
         None if is_distribution(text, distributions) => (Some(text), None),
         None => (None, Some(text)),
     };
@@ -157,19 +159,8 @@ pub fn of_host(host: &Host) -> Result<System> {
 }
 
 fn directory(root: &Path) -> Result<Files> {
-    let mut files = Files::new();
-    let mut add = |path: String| {
-        if let Ok(bytes) = small_file(&root.join(&path)) {
-            files.insert(path, bytes);
-        }
-    };
-    FILES.iter().for_each(|path| add((*path).to_owned()));
-    for directory in DIRECTORIES {
-        for entry in fs::read_dir(root.join(directory)).into_iter().flatten().flatten() {
-            add(format!("{directory}/{}", entry.file_name().to_string_lossy()));
-        }
-    }
-    Ok(files)
+    let opened = ContainerRoot::of_directory(root).map_err(|error| failed("open", root, &error))?;
+    Ok(of_root(&opened))
 }
 
 /// A template as Proxmox keeps it: an archive of a whole root, `.tar.zst`, `.tar.gz`, `.tar.xz`.
@@ -205,11 +196,11 @@ fn container(text: &str, place: &Place<'_>) -> Result<System> {
             .on(&ctid));
     };
     let root = survey::root(&session, pid)?;
-    System::read(&format!("container {ctid}"), &of_container(&root))
-        .map_err(|error| error.on(&ctid))
+    System::read(&format!("container {ctid}"), &of_root(&root)).map_err(|error| error.on(&ctid))
 }
 
-fn of_container(root: &ContainerRoot) -> Files {
+/// The files that matter of a root, which is somebody else's: links in it lead nowhere outside.
+fn of_root(root: &ContainerRoot) -> Files {
     let mut files = Files::new();
     let mut add = |path: String| {
         if let Ok(bytes) = root.read_bytes(&path, LARGEST) {

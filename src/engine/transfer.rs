@@ -1,11 +1,10 @@
 //! Many artifacts into the cache, several at once.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::artifact::Artifact;
-use crate::cache::CachedArtifact;
 use crate::engine::supplies::Supplies;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
@@ -20,24 +19,19 @@ impl Supplies<'_> {
     ///
     /// # Errors
     /// As [`crate::cache::Cache::obtain`].
-    pub fn obtain_all(&self, label: &str, artifacts: &[Artifact]) -> Result<Vec<CachedArtifact>> {
+    pub fn obtain_all(&self, label: &str, artifacts: &[Artifact]) -> Result<()> {
         let progress = Together::new(self.events, label, artifacts);
         let (next, failure) = (AtomicUsize::new(0), Mutex::new(None::<Error>));
-        let done: Mutex<Vec<(usize, CachedArtifact)>> = Mutex::new(Vec::new());
         let work = || {
             while failure.lock().is_ok_and(|failure| failure.is_none()) {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(artifact) = artifacts.get(index) else { return };
+                let Some(artifact) = artifacts.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    return;
+                };
                 match self.cache.obtain(artifact, self.fetcher, &progress) {
-                    Ok(file) => {
-                        progress.finished(&artifact.name, file.size());
-                        done.lock()
-                            .unwrap_or_else(|poison| poison.into_inner())
-                            .push((index, file));
-                    }
+                    Ok(file) => progress.tell(artifact.name.clone(), file.size()),
                     Err(error) => {
-                        let mut slot = failure.lock().unwrap_or_else(|poison| poison.into_inner());
-                        slot.get_or_insert(error);
+                        let slot = failure.lock();
+                        slot.unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         return;
                     }
                 }
@@ -48,12 +42,8 @@ impl Supplies<'_> {
                 scope.spawn(work);
             }
         });
-        if let Some(error) = failure.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
-            return Err(error);
-        }
-        let mut done = done.into_inner().unwrap_or_else(|poison| poison.into_inner());
-        done.sort_by_key(|(index, _)| *index);
-        Ok(done.into_iter().map(|(_, file)| file).collect())
+        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failure.map_or(Ok(()), Err)
     }
 }
 
@@ -72,12 +62,8 @@ impl<'a> Together<'a> {
         Self { events, label: label.to_owned(), total, done: Mutex::default() }
     }
 
-    fn finished(&self, name: &str, bytes: u64) {
-        self.tell(name.to_owned(), bytes);
-    }
-
     fn tell(&self, name: String, bytes: u64) {
-        let mut done = self.done.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.insert(name, bytes);
         let event = Event::Progress {
             name: self.label.clone(),

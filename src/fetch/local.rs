@@ -14,8 +14,11 @@ pub(super) fn path(url: &str) -> Option<PathBuf> {
     if url.starts_with('/') {
         return Some(PathBuf::from(url));
     }
-    let rest = url.strip_prefix("file://")?;
-    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    let rest = url.strip_prefix("file:")?;
+    let path = match rest.strip_prefix("//") {
+        Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
+        None => rest,
+    };
     path.starts_with('/').then(|| PathBuf::from(OsString::from_vec(percent_decoded(path))))
 }
 
@@ -65,6 +68,7 @@ mod tests {
     fn local_sources_are_told_from_the_network() {
         assert_eq!(path("/srv/a b.run"), Some(PathBuf::from("/srv/a b.run")));
         assert_eq!(path("file:///srv/a%20b.run"), Some(PathBuf::from("/srv/a b.run")));
+        assert_eq!(path("file:/srv/a.run"), Some(PathBuf::from("/srv/a.run")));
         assert_eq!(path("file://localhost/x%"), Some(PathBuf::from("/x%")));
         assert_eq!(path("file://server/x"), None);
         assert_eq!(path("https://server/x"), None);

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 
@@ -26,9 +26,17 @@ impl ContainerRoot {
     /// # Errors
     /// When the process is gone.
     pub fn of_process(pid: u32) -> io::Result<Self> {
+        Self::of_directory(Path::new(&format!("/proc/{pid}/root")))
+    }
+
+    /// The root file system below a directory of this host: an unpacked template, `/` itself.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn of_directory(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
-        Ok(Self { root: options.open(format!("/proc/{pid}/root"))? })
+        Ok(Self { root: options.open(path)? })
     }
 
     fn resolve(&self, path: &str, flags: OFlag) -> io::Result<File> {
@@ -149,12 +157,8 @@ mod tests {
         symlink("../../../../../../etc/hostname", at("etc/upwards")).unwrap();
         symlink("/proc/self/root/etc/hostname", at("magic")).unwrap();
         nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let root = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH)
-            .open(directory.path())
-            .unwrap();
-        (directory, ContainerRoot { root })
+        let root = ContainerRoot::of_directory(directory.path()).unwrap();
+        (directory, root)
     }
 
     #[test]

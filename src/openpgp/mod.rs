@@ -17,4 +17,4 @@ mod verify;
 
 pub use binding::Binding;
 pub use certificate::{Certificate, armoured, certificates, check_key};
-pub use verify::{SignedText, is_by_strangers, verify_clearsigned};
+pub use verify::{SignedText, verify_clearsigned};

@@ -61,16 +61,6 @@ pub fn verify_clearsigned(bytes: &[u8], keys: &[Certificate]) -> Result<SignedTe
     Err(explain(refusals, &strangers, keys))
 }
 
-/// Why a text is refused whose signatures name none of the keys.
-const BY_STRANGERS: &str = "none of the pinned keys signed it";
-
-/// Whether an error of [`verify_clearsigned`], or one about it, says that none of the keys signed:
-/// it is somebody else's text, not a changed one.
-pub fn is_by_strangers(error: &Error) -> bool {
-    let is_it = |text: &str| text.ends_with(BY_STRANGERS);
-    is_it(error.what()) || error.causes().iter().any(|cause| is_it(cause))
-}
-
 /// The error for a file that is no acceptable signed text.
 pub(super) fn refused(why: impl std::fmt::Display) -> Error {
     Error::install(format!("trust the release file: {why}"))
@@ -83,7 +73,7 @@ fn explain(refusals: Vec<String>, strangers: &[String], keys: &[Certificate]) ->
     }
     let pinned: Vec<&str> = keys.iter().map(|key| key.fingerprint().as_str()).collect();
     let pinned = if pinned.is_empty() { "none".to_owned() } else { pinned.join(", ") };
-    refused(BY_STRANGERS)
+    Error::by_strangers("trust the release file: none of the pinned keys signed it")
         .because(format!("signed by {}", strangers.join(", ")))
         .because(format!("pinned: {pinned}"))
 }

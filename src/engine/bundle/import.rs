@@ -5,7 +5,7 @@
 //! lacks into a workspace; the chain of signatures of every lock; then, with the cache for itself,
 //! the blobs under their names, and at the very end the locks. Until then the cache is as it was.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -187,7 +187,7 @@ pub fn install(supplies: &Supplies<'_>, staged: Staged, older: Older) -> Result<
             Some(Some(old)) if old == lock => Became::Unchanged,
             _ => Became::Replaced,
         };
-        cache.write_lock(lock)?;
+        supplies.keep(lock, older)?;
         let name = name.trim_end_matches(".lock").to_owned();
         imported.locks.push(ImportedLock { name, became });
     }
@@ -309,19 +309,18 @@ fn check_room(supplies: &Supplies<'_>, path: &Path, wanted: u64) -> Result<()> {
 /// lock that would be replaced.
 fn check_age(supplies: &Supplies<'_>, carried: &[Carried], older: Older) -> Result<()> {
     let locks = supplies.locks()?;
-    let accepted = accepted(&locks);
     for lock in carried.iter().map(|one| &one.lock) {
         let name = lock.own_file_name();
         let old = locks.iter().find(|(old, _)| *old == name).map(|(_, old)| old);
         for repository in &lock.repositories {
             let (place, found) = (repository.place(), repository.date);
-            let of_place =
-                accepted.get(&place).filter(|(_, digest)| *digest != repository.release.sha256);
+            let of_place = supplies.cache.accepted(&place)?;
+            let of_place = of_place.filter(|before| before.sha256 != repository.release.sha256);
             let newest = newest(lock, repository.role);
             let of_party = old.and_then(|old| self::newest(old, repository.role));
             let of_party = of_party.filter(|date| newest < Some(*date));
-            let limit = of_place.map(|(date, _)| *date).filter(|date| found < *date).max(of_party);
-            let Some(date) = limit else { continue };
+            let of_place = of_place.map(|before| before.date).filter(|date| found < *date);
+            let Some(date) = of_place.max(of_party) else { continue };
             let what = format!(
                 "use the bundle's lock `{name}`: the release of `{place}` in it is of {found}"
             );
@@ -342,15 +341,4 @@ fn check_age(supplies: &Supplies<'_>, carried: &[Carried], older: Older) -> Resu
 /// The date of the newest release of a party.
 fn newest(lock: &Lock, role: Role) -> Option<Timestamp> {
     lock.repositories.iter().filter(|one| one.role == role).map(|one| one.date).max()
-}
-
-/// The newest release of each place that some locks have.
-fn accepted(locks: &[(String, Lock)]) -> BTreeMap<String, (Timestamp, Digest)> {
-    let mut accepted: BTreeMap<String, (Timestamp, Digest)> = BTreeMap::new();
-    for repository in locks.iter().flat_map(|(_, lock)| &lock.repositories) {
-        let found = (repository.date, repository.release.sha256);
-        let newest = accepted.entry(repository.place()).or_insert(found);
-        *newest = found.max(*newest);
-    }
-    accepted
 }
