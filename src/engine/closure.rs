@@ -121,10 +121,10 @@ impl Work<'_> {
     /// The metadata of the CUDA repository, then that of the distribution's.
     fn repositories(&self) -> Result<Vec<Metadata>> {
         let mut repositories = vec![self.cuda(Role::Cuda, &self.lock.distribution)?];
-        let (sources, keys) = self.distribution()?;
-        let cuda = &repositories[0].locked.url;
-        let others: Vec<Source> = sources.into_iter().filter(|one| &one.url != cuda).collect();
-        for source in others {
+        let host = systems::of_host(self.context.0).ok();
+        let (sources, keys) = (self.sources(host.as_ref())?, self.keys(host.as_ref())?);
+        let cuda = repositories[0].locked.url.clone();
+        for source in sources.into_iter().filter(|source| source.url != cuda) {
             let name = format!("distribution-{}", repositories.len());
             let wanted = Wanted { name, role: Role::Distribution, source, keys: &keys };
             if let Some(metadata) = self.metadata(&wanted)? {
@@ -167,35 +167,21 @@ impl Work<'_> {
     }
 
     /// The distribution's repositories: those of the named systems, of the old lock, or of this
-    /// host if it is of the same distribution; and the pinned keys among those that they have.
-    fn distribution(&self) -> Result<(Vec<Source>, Vec<Certificate>)> {
-        let lock = &self.lock;
-        let pinned = self.request.recipe.distribution_keys(&lock.distribution)?;
-        let mut sources: Vec<Source> = Vec::new();
-        let (mut earlier, mut files): (Vec<Source>, Vec<Vec<u8>>) = Default::default();
-        for system in &self.request.systems {
-            sources.extend(system.sources.iter().cloned());
-            files.extend(system.keys.iter().cloned());
+    /// host if it is of the same distribution.
+    fn sources(&self, host: Option<&System>) -> Result<Vec<Source>> {
+        let named = self.request.systems.iter().flat_map(|system| &system.sources);
+        let mut sources: Vec<Source> = named.cloned().collect();
+        if sources.is_empty() {
+            sources = self.earlier().map(source_of).collect();
         }
-        for old in self.old.iter().flat_map(|old| &old.repositories) {
-            if old.role == Role::Distribution {
-                earlier.push(source_of(old));
-                let key = self.supplies.cache.find(&old.key.sha256, self.supplies.events)?;
-                files.extend(key.map(|key| key.read()).transpose()?);
-            }
+        let distribution = &self.lock.distribution;
+        if let Some(host) = host.filter(|host| &host.distribution == distribution)
+            && sources.is_empty()
+        {
+            sources.clone_from(&host.sources);
         }
         if sources.is_empty() {
-            sources = earlier;
-        }
-        if let Ok(host) = systems::of_host(self.context.0) {
-            files.extend(host.keys);
-            if sources.is_empty() && host.distribution == lock.distribution {
-                sources = host.sources;
-            }
-        }
-        if sources.is_empty() {
-            let what =
-                format!("find the repositories of {}: no apt source is known", lock.distribution);
+            let what = format!("find the repositories of {distribution}: no apt source is known");
             return Err(Error::input(what).hint(
                 "name a container or a template of it: `--for 201`, `--for debian-12.tar.zst`",
             ));
@@ -203,28 +189,45 @@ impl Work<'_> {
         sources.sort();
         sources.dedup();
         // A path in a container's sources means a directory of the container's.
-        let (local, sources): (Vec<Source>, Vec<Source>) =
-            sources.into_iter().partition(|source| source.url.starts_with("file:"));
-        for source in local {
+        let is_local = |source: &Source| source.url.starts_with("file:");
+        for source in sources.iter().filter(|source| is_local(source)) {
             let text = format!("`{}` is left out: it lies in the system itself", source.url);
             self.supplies.events.emit(Event::Warning { text });
         }
-        let mut keys: BTreeMap<String, Certificate> = BTreeMap::new();
-        for certificate in
-            files.iter().flat_map(|file| openpgp::certificates(file).unwrap_or_default())
-        {
-            if pinned.contains(certificate.fingerprint()) {
-                keys.insert(certificate.fingerprint().to_string(), certificate);
-            }
+        sources.retain(|source| !is_local(source));
+        Ok(sources)
+    }
+
+    /// The repositories of the distribution in the old lock.
+    fn earlier(&self) -> impl Iterator<Item = &LockedRepository> {
+        let all = self.old.iter().flat_map(|old| &old.repositories);
+        all.filter(|repository| repository.role == Role::Distribution)
+    }
+
+    /// The distribution's pinned keys, among all that the named systems, the cache and this host
+    /// have.
+    fn keys(&self, host: Option<&System>) -> Result<Vec<Certificate>> {
+        let distribution = &self.lock.distribution;
+        let pinned = self.request.recipe.distribution_keys(distribution)?;
+        let systems = self.request.systems.iter().chain(host);
+        let mut files: Vec<Vec<u8>> = systems.flat_map(|system| system.keys.clone()).collect();
+        for old in self.earlier() {
+            let key = self.supplies.cache.find(&old.key.sha256, self.supplies.events)?;
+            files.extend(key.map(|key| key.read()).transpose()?);
         }
+        let all = files.iter().flat_map(|file| openpgp::certificates(file).unwrap_or_default());
+        let keys: BTreeMap<String, Certificate> = all
+            .filter(|certificate| pinned.contains(certificate.fingerprint()))
+            .map(|certificate| (certificate.fingerprint().to_string(), certificate))
+            .collect();
         if keys.is_empty() {
             let pinned: Vec<&str> = pinned.iter().map(Fingerprint::as_str).collect();
-            return Err(Error::install(format!("find a key of {}", lock.distribution))
+            return Err(Error::install(format!("find a key of {distribution}"))
                 .because(format!("pinned are {}", pinned.join(", ")))
                 .because("none of the system's keyrings has one of them, nor has this host")
                 .hint("install the distribution's keyring package there or here"));
         }
-        Ok((sources, keys.into_values().collect()))
+        Ok(keys.into_values().collect())
     }
 
     fn pins(&self) -> String {
@@ -308,6 +311,10 @@ impl Work<'_> {
         all.sort_by_key(|fetch| fetch.sha256);
         all.dedup_by_key(|fetch| fetch.sha256);
         let packages = resolve::look_up(&all, repositories)?;
+        if let Some(denied) = packages.iter().find(|one| self.request.recipe.denies(&one.name)) {
+            return Err(Error::install(format!("prefetch `{}`", denied.label()))
+                .because("the recipe denies it: it would bring a driver of another version"));
+        }
         let label = |fetch: &Fetch| {
             let package = packages.iter().find(|package| package.sha256 == fetch.sha256);
             package.map(LockedPackage::label)
