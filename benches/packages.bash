@@ -141,6 +141,8 @@ offline_by_nvstage() {
     init=$(lxc-info -n "$ctid" -pH)
     before=("$(octets self "$init")" "$(opened self "$init")" "$(kept)" "$(wc -l < "/proc/$init/mountinfo")")
     timed offline nvstage provision --recipe "$recipe" "$ctid" --gpus 0 --offline
+    perl -MJSON::PP -e 'local $/; print map { "$_->{seconds}\n" } grep { $_->{step} eq "packages" }
+        @{ decode_json(<STDIN>)->{containers}[0]{steps} }' < "$directory/output" >> "$directory/samples/offline-apt"
     calls offline-calls
     sample offline-octets $(($(octets self "$init") - before[0]))
     sample offline-opened $(($(opened self "$init") - before[1]))

@@ -73,6 +73,7 @@ What they mean:
 | | nvstage | plain commands | ratio |
 |---|---|---|---|
 | packages into one container | \`--offline\`: $(seconds offline) | \`apt-get\`, loopback HTTP: $(seconds online) | $(ratio offline online) |
+| of that, the step that installs them | $(seconds offline-apt) | the same: $(seconds online) | $(ratio offline-apt online) |
 | calls of \`pct\` | $(counts offline-calls) | $(counts online-calls) | |
 | bytes on the network | $(counts offline-octets) | $(megabytes online-octets) | |
 | connections opened, datagrams sent | $(counts offline-opened) | $(counts online-opened) | |
@@ -85,7 +86,7 @@ What they mean:
 
 - Into one container: a running privileged container that has the driver already, for both. \`provision --offline\` checks
   every file of the driver, asks apt what it would do and compares it with the lock, installs from the mirror that it shows
-  inside for that long, and checks the result. The plain column is one \`pct exec\` with \`apt-get update\`, \`apt-get install
+  inside for that long, and checks the result; the step alone is its one call of \`pct\` with apt in it. The plain column is one \`pct exec\` with \`apt-get update\`, \`apt-get install
   --no-install-recommends\` and \`apt-get clean\`. Both are mostly \`dpkg\` unpacking.
 - Bytes on the network: what the kernel counts as IPv4, headers included, in the container's network namespace, and for
   nvstage in the host's as well, loopback included. Server and bridge are up and the container's own sources point there:

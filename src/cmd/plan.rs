@@ -200,7 +200,8 @@ fn look(
     driver: Option<&Driver>,
     pid: u32,
 ) -> Result<(Facts, DriverState)> {
-    let look = Look { wait: 30, nodes: &wish.nodes, packages: wish.recipe.packages() };
+    let packages = wish.recipe.packages();
+    let look = Look { wait: 30, nodes: &wish.nodes, packages, checks: &[] };
     let facts = survey::inside(session, look)?;
     survey::refuse_system(&facts)?;
     let root = survey::root(session, pid)?;

@@ -84,7 +84,8 @@ fn one(
         return Err(Error::new(ExitCode::Differs, "look inside: the container is stopped")
             .hint("`provision` starts it; `pct start` too"));
     };
-    let look = Look { wait: 30, nodes: &wish.nodes, packages: wish.recipe.packages() };
+    let (packages, checks) = (wish.recipe.packages(), wish.recipe.checks());
+    let look = Look { wait: 30, nodes: &wish.nodes, packages, checks };
     let facts = survey::inside(&session, look)?;
     let root = survey::root(&session, pid)?;
     let state = match driver {

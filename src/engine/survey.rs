@@ -14,6 +14,7 @@ use crate::facts::{self, Facts};
 use crate::host::devices;
 use crate::host::rootfs::ContainerRoot;
 use crate::plan::DriverState;
+use crate::recipe::Check;
 use crate::runfile::backup_log::{self, BackupLog};
 use crate::runtime::{Inside, Session};
 
@@ -71,6 +72,8 @@ pub struct Look<'a> {
     pub nodes: &'a [DeviceNode],
     /// Packages to ask dpkg for.
     pub packages: &'a [String],
+    /// What will be checked with it: `nvidia-smi` is asked for its check alone.
+    pub checks: &'a [Check],
 }
 
 /// Looks at a running container from inside: one call.
@@ -86,6 +89,7 @@ pub fn inside(session: &Session<'_>, look: Look<'_>) -> Result<Facts> {
             nodes.join(" "),
             look.packages.join(" "),
             [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" "),
+            if look.checks.contains(&Check::NvidiaSmi) { "smi".to_owned() } else { String::new() },
         ],
         limit: Duration::from_secs(180),
     })?;

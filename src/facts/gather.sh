@@ -1,5 +1,6 @@
 # Everything nvstage wants to know of a container, in one go.
-# $1 seconds to wait for the system to be up; $2 device nodes; $3 packages; $4 files to hash
+# $1 seconds to wait for the system to be up; $2 device nodes; $3 packages; $4 files to hash; $5 whether
+# nvidia-smi is asked, which takes seconds where the GPUs sleep: smi, or nothing
 LC_ALL=C
 export LC_ALL
 
@@ -49,7 +50,7 @@ for library in libcuda.so.1 libnvidia-ml.so.1; do
   [ -n "$path" ] && say library "$library" "$(readlink -f "$path")"
 done
 
-if command -v nvidia-smi >/dev/null 2>&1; then
+if [ "$5" = smi ] && command -v nvidia-smi >/dev/null 2>&1; then
   output=$(timeout 60 nvidia-smi 2>&1)
   say smi "$?"
   printf '%s\n' "$output" | head -n 40 | sed 's/^/@nvstage smi-line /'

@@ -203,7 +203,8 @@ impl Job<'_> {
 
     fn look_inside(&self, pid: u32, wait: u32) -> Result<Inside> {
         let wish = self.means.wish;
-        let look = Look { wait, nodes: &wish.nodes, packages: wish.recipe.packages() };
+        let (packages, checks) = (wish.recipe.packages(), wish.recipe.checks());
+        let look = Look { wait, nodes: &wish.nodes, packages, checks };
         let facts = survey::inside(self.session, look)?;
         survey::refuse_system(&facts)?;
         let root = survey::root(self.session, pid)?;
