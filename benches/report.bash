@@ -86,8 +86,9 @@ What they mean:
 
 - Into one container: a running privileged container that has the driver already, for both. \`provision --offline\` checks
   every file of the driver, asks apt what it would do and compares it with the lock, installs from the mirror that it shows
-  inside for that long, and checks the result; the step alone is its one call of \`pct\` with apt in it. The plain column is one \`pct exec\` with \`apt-get update\`, \`apt-get install
-  --no-install-recommends\` and \`apt-get clean\`. Both are mostly \`dpkg\` unpacking.
+  inside for that long, and checks the result; the step alone is its one call of \`pct\` with apt in it. The plain column
+  is one \`pct exec\` with \`apt-get update\`, \`apt-get install --no-install-recommends\` and \`apt-get clean\`. Both
+  are mostly \`dpkg\` unpacking.
 - Bytes on the network: what the kernel counts as IPv4, headers included, in the container's network namespace, and for
   nvstage in the host's as well, loopback included. Server and bridge are up and the container's own sources point there:
   only the program's own will keeps it from asking. ARP and IPv6's looking for neighbours are not counted: the kernels do
