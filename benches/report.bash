@@ -7,7 +7,7 @@ report() {
     cat <<END
 # Measurements
 
-Written by \`make bench\`, which takes everything on one machine in one run. Files come over loopback from a small HTTP
+Written by \`make bench\` (\`DOWNLOADS=$downloads ROUNDS=$rounds\`), which takes everything on one machine in one run. Files come over loopback from a small HTTP
 server, the same for all; the competitors take turns; what was written is on disk before the next sample begins. A time
 is the median of $downloads samples (downloads, packages, \`cache verify\`) or of $rounds or more (the others), with the least and the
 greatest in brackets. \`pct\` is the test world's, and burns the 0.45 s of processor time a call that Proxmox VE's own needs.
