@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -10,8 +10,8 @@ use crate::error::Error;
 ///
 /// Proxmox VE numbers containers `^[1-9][0-9]{2,8}$` (`PVE::JSONSchema`, `pve-vmid`); plain LXC
 /// accepts any file name. Both fit this type; [`Ctid::is_proxmox`] tells them apart.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Ctid(String);
 
 impl Ctid {
@@ -41,6 +41,20 @@ impl Ctid {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Ctid {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Ctid> for String {
+    fn from(ctid: Ctid) -> Self {
+        ctid.0
     }
 }
 

@@ -113,6 +113,62 @@ pub struct Gpu {
     pub uuid: Option<String>,
     /// Its model, `NVIDIA GeForce RTX 3090`.
     pub model: Option<String>,
+    /// Its MIG instances; none where MIG is off.
+    pub mig: Vec<MigInstance>,
+}
+
+/// A compute instance of a GPU that MIG has divided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigInstance {
+    /// The GPU instance, `gi<n>`.
+    pub gpu_instance: u32,
+    /// The compute instance in it, `ci<n>`.
+    pub compute_instance: u32,
+    /// The minors of the two nodes `/dev/nvidia-caps/nvidia-cap<minor>` that opening it takes: that
+    /// of the GPU instance, that of the compute instance.
+    pub minors: [u32; 2],
+}
+
+/// A GPU that a container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// The MIG instances of it that were asked for; empty for the whole GPU.
+    pub instances: Vec<MigInstance>,
+}
+
+/// An NVIDIA display controller on the PCI bus, whatever drives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PciGpu {
+    /// Its PCI address, `0000:01:00.0`.
+    pub address: String,
+    /// The driver it is bound to (`nvidia`, `vfio-pci`, `nouveau`); `None` for none.
+    pub driver: Option<String>,
+    /// The virtual machines whose configuration claims it (`hostpci<n>`), by VMID.
+    pub claimed_by: Vec<u32>,
+}
+
+/// A device node of the host, as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostNode {
+    /// Its path, `/dev/nvidia0`.
+    pub path: String,
+    /// Major and minor number.
+    pub number: (u64, u64),
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// A capability that the kernel module offers: `/proc/driver/nvidia/capabilities`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// Its path below that directory: `mig/config`, `gpu0/mig/gi1/access`, `gpu0/mig/gi1/ci0/access`.
+    pub name: String,
+    /// The minor of its node, `/dev/nvidia-caps/nvidia-cap<minor>`.
+    pub minor: u32,
+    /// The permission bits that its node should have.
+    pub mode: u32,
 }
 
 impl Gpu {
@@ -138,6 +194,7 @@ impl Gpu {
             pci_address: value("Bus Location").ok_or_else(|| missing("Bus Location"))?.to_owned(),
             uuid: uuid.map(str::to_owned),
             model: value("Model").map(str::to_owned),
+            mig: Vec::new(),
         })
     }
 }

@@ -10,7 +10,7 @@
 //! | 4 | `engine` | carry out steps on one container |
 //! | 3 | `fetch` < `cache` < `runtime` | stores and containers |
 //! | 2 | `host` | the live machine |
-//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `report`, `diff`, `phoenix` | pure: text and values |
+//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `report`, `diff`, `phoenix` | pure: text and values |
 //! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer` | words |
 
 pub mod answer;
@@ -32,6 +32,7 @@ pub mod fetch;
 pub mod fingerprint;
 pub mod gpu;
 pub mod host;
+pub mod journal;
 pub mod lock;
 pub mod openpgp;
 pub mod phoenix;

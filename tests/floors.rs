@@ -23,6 +23,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "diff",
             "facts",
             "gpu",
+            "journal",
             "lock",
             "openpgp",
             "phoenix",

@@ -6,12 +6,27 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::config::{Access, Line, LineKind, LxcConfig, PassedDevice};
 use super::mount::{self, Effect, MountEntry};
 use super::rules::{self, DeviceRule, Permission};
 
+/// How device nodes get into a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `lxc.mount.entry` lines, and rules for a privileged container.
+    #[default]
+    Mount,
+    /// Proxmox VE's `dev[n]`, 8.1 and newer: it makes the nodes itself at every start, with the
+    /// numbers that the host's have then.
+    Device,
+}
+
 /// A device node of the host that a container should have at the same path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceNode {
     /// The path, `/dev/nvidia0`.
     pub path: String,
@@ -22,7 +37,8 @@ pub struct DeviceNode {
 }
 
 /// What is at the path of a [`DeviceNode`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A character device.
     File,

@@ -1,6 +1,7 @@
 //! The GPUs of the host and their device nodes, from the kernel's own files; nothing of the
 //! driver's userland is run.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use crate::container::passthrough::{DeviceNode, NodeKind};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, ModuleFlavour, parse_module_version};
+use crate::gpu::{Capability, Gpu, HostNode, ModuleFlavour, PciGpu, parse_module_version};
 use crate::host::paths::Paths;
 use crate::version::DriverVersion;
 
@@ -17,8 +18,17 @@ use crate::version::DriverVersion;
 pub struct Inventory {
     /// The loaded kernel module.
     pub module: Option<(DriverVersion, ModuleFlavour)>,
-    /// The GPUs in PCI order.
+    /// The GPUs that the module drives, in PCI order.
     pub gpus: Vec<Gpu>,
+    /// Every NVIDIA display controller on the PCI bus, whatever drives it, in PCI order.
+    pub pci: Vec<PciGpu>,
+    /// NVIDIA's device nodes in `/dev` and `/dev/nvidia-caps`, by path.
+    pub nodes: Vec<HostNode>,
+    /// The majors of character devices in `/proc/devices`: name to major. `nvidia-uvm` and
+    /// `nvidia-caps` have other ones after every boot.
+    pub majors: BTreeMap<String, u64>,
+    /// What `/proc/driver/nvidia/capabilities` offers.
+    pub capabilities: Vec<Capability>,
 }
 
 impl Inventory {
@@ -41,7 +51,14 @@ impl Inventory {
         for (index, gpu) in (0..).zip(&mut gpus) {
             gpu.index = index;
         }
-        Ok(Self { module, gpus })
+        Ok(Self {
+            module,
+            gpus,
+            pci: Vec::new(),
+            nodes: Vec::new(),
+            majors: BTreeMap::new(),
+            capabilities: Vec::new(),
+        })
     }
 
     /// The loaded module's version.
@@ -75,8 +92,14 @@ fn gpus_of_nodes(dev: &Path) -> Vec<Gpu> {
         .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("nvidia")?.parse().ok())
         .collect();
     minors.sort_unstable();
-    let unknown =
-        |minor| Gpu { index: 0, minor, pci_address: String::new(), uuid: None, model: None };
+    let unknown = |minor| Gpu {
+        index: 0,
+        minor,
+        pci_address: String::new(),
+        uuid: None,
+        model: None,
+        mig: Vec::new(),
+    };
     minors.into_iter().map(unknown).collect()
 }
 

@@ -88,6 +88,21 @@ impl Paths {
         self.at("proc/driver/nvidia")
     }
 
+    /// The majors that drivers have now, `/proc/devices`.
+    pub fn proc_devices(&self) -> PathBuf {
+        self.at("proc/devices")
+    }
+
+    /// The devices on the PCI bus, `/sys/bus/pci/devices`.
+    pub fn pci_devices(&self) -> PathBuf {
+        self.at("sys/bus/pci/devices")
+    }
+
+    /// What nvstage has applied to each container, `/var/lib/nvstage/containers`.
+    pub fn journals(&self) -> PathBuf {
+        self.at("var/lib/nvstage/containers")
+    }
+
     /// A path as a container's configuration names it (`/dev/nvidia0`), on this machine.
     pub fn host_path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Runtime, STATE_LIMIT};
+use super::{Runtime, STATE_LIMIT, containers_in};
 use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
@@ -36,6 +36,13 @@ impl Runtime for PlainLxc<'_> {
 
     fn dialect(&self) -> Dialect {
         Dialect::Lxc
+    }
+
+    fn containers(&self) -> Result<Vec<Ctid>> {
+        containers_in(&self.host.paths.lxc(), |entry| {
+            let ctid = Ctid::parse(entry.file_name().to_str()?).ok()?;
+            entry.path().join("config").exists().then_some(ctid)
+        })
     }
 
     fn locate(&self, ctid: &Ctid) -> Result<PathBuf> {

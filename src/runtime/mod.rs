@@ -45,6 +45,12 @@ pub trait Runtime {
     /// How its configuration files are written.
     fn dialect(&self) -> Dialect;
 
+    /// Every container of this node, in order.
+    ///
+    /// # Errors
+    /// Host error when the directory of their configurations cannot be read.
+    fn containers(&self) -> Result<Vec<Ctid>>;
+
     /// The configuration file of a container of this node.
     ///
     /// # Errors
@@ -71,6 +77,19 @@ pub trait Runtime {
     /// # Errors
     /// When the file cannot be opened.
     fn push_command(&self, ctid: &Ctid, file: &Path, to: &str) -> Result<Command>;
+}
+
+/// The names that `ctid_of` takes for those of containers, in a directory; numbers by their size.
+fn containers_in(
+    directory: &Path,
+    ctid_of: impl Fn(&std::fs::DirEntry) -> Option<Ctid>,
+) -> Result<Vec<Ctid>> {
+    let entries = std::fs::read_dir(directory).map_err(|error| {
+        Error::host(format!("list the containers in `{}`", directory.display())).because(error)
+    })?;
+    let mut found: Vec<Ctid> = entries.flatten().filter_map(|entry| ctid_of(&entry)).collect();
+    found.sort_by_key(|ctid| (ctid.as_str().parse().unwrap_or(u32::MAX), ctid.clone()));
+    Ok(found)
 }
 
 /// The runtime that was asked for, or the one that is there.

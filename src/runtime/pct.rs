@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Runtime, STATE_LIMIT};
+use super::{Runtime, STATE_LIMIT, containers_in};
 use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
@@ -34,6 +34,16 @@ impl<'a> Pct<'a> {
         Command::new(self.host.paths.pct(), limit).args([verb, ctid.as_str()])
     }
 
+    /// Without the cluster file system `/etc/pve` is an empty directory.
+    fn refuse_without_pve(&self) -> Result<()> {
+        let pve = self.host.paths.pve();
+        if pve.join("local").symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        let what = format!("read `{}`: the cluster file system is not mounted", pve.display());
+        Err(Error::host(what).hint("`systemctl status pve-cluster` says why"))
+    }
+
     /// The node that holds `<directory>/<ctid>.conf`, if any does.
     fn node_with(&self, directory: &str, ctid: &Ctid) -> Option<String> {
         let nodes = std::fs::read_dir(self.host.paths.pve().join("nodes")).ok()?;
@@ -54,6 +64,16 @@ impl Runtime for Pct<'_> {
         Dialect::Proxmox
     }
 
+    fn containers(&self) -> Result<Vec<Ctid>> {
+        let pve = self.host.paths.pve();
+        self.refuse_without_pve()?;
+        containers_in(&pve.join("lxc"), |entry| {
+            let name = entry.file_name();
+            let ctid = Ctid::parse(name.to_str()?.strip_suffix(".conf")?).ok()?;
+            ctid.is_proxmox().then_some(ctid)
+        })
+    }
+
     fn locate(&self, ctid: &Ctid) -> Result<PathBuf> {
         if !ctid.is_proxmox() {
             return Err(Error::input(format!("use `{ctid}` as a container ID of Proxmox VE"))
@@ -64,14 +84,7 @@ impl Runtime for Pct<'_> {
         if config.exists() {
             return Ok(config);
         }
-        if pve.join("local").symlink_metadata().is_err() {
-            return Err(Error::host(format!(
-                "read `{}`: the cluster file system is not mounted",
-                pve.display()
-            ))
-            .hint("`systemctl status pve-cluster` says why")
-            .on(ctid));
-        }
+        self.refuse_without_pve().map_err(|error| error.on(ctid))?;
         let error = if let Some(node) = self.node_with("lxc", ctid) {
             Error::not_found(format!("find it on this node: it is on node `{node}`"))
                 .hint(format!("run nvstage on `{node}`"))

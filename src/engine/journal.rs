@@ -1,0 +1,60 @@
+//! Where journals lie: read, written in one piece, listed.
+//!
+//! Whoever changes one holds the container's lock of this program (`Context::lock`).
+
+use std::io;
+
+use crate::ctid::Ctid;
+use crate::error::{Error, Result};
+use crate::host::files;
+use crate::host::paths::Paths;
+use crate::journal::Journal;
+
+/// What was applied to a container; `None` for one that nvstage never worked on.
+///
+/// # Errors
+/// Host error when its file cannot be read or understood.
+pub fn load(paths: &Paths, ctid: &Ctid) -> Result<Option<Journal>> {
+    let path = paths.journals().join(format!("{ctid}.json"));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            Journal::parse(&text, &path.to_string_lossy()).map(Some).map_err(|error| error.on(ctid))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Error::host(format!("read `{}`", path.display())).because(error).on(ctid))
+        }
+    }
+}
+
+/// Writes down what is applied to a container, before it is done.
+///
+/// # Errors
+/// Host error when it cannot be written.
+pub fn save(paths: &Paths, journal: &Journal) -> Result<()> {
+    let directory = paths.journals();
+    files::create_directory(&directory)?;
+    let path = directory.join(format!("{}.json", journal.container));
+    files::replace(&path, journal.to_text().as_bytes())
+        .map_err(|error| error.on(&journal.container))
+}
+
+/// The containers that have a journal on this host, by name.
+///
+/// # Errors
+/// Host error when the directory cannot be read.
+pub fn managed(paths: &Paths) -> Result<Vec<Ctid>> {
+    let directory = paths.journals();
+    let entries = match std::fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|error| {
+            Error::host(format!("read `{}`", directory.display())).because(error)
+        })?,
+    };
+    let name = |entry: std::fs::DirEntry| {
+        Ctid::parse(entry.file_name().to_str()?.strip_suffix(".json")?).ok()
+    };
+    let mut found: Vec<Ctid> = entries.flatten().filter_map(name).collect();
+    found.sort();
+    Ok(found)
+}
