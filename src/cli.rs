@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, bundle, cache, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{Context, bundle, cache, doctor, phoenix, plan, prefetch, provision, verify};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -25,7 +25,7 @@ Exit codes:
   4   host configuration error
   5   installation error: download, verification, installer, apt, checks
   6   the container could not be stopped or started
-  10  plan, verify: something differs";
+  10  plan, verify: something differs; doctor: something is wrong";
 
 /// NVIDIA's driver userland and CUDA in Proxmox VE LXC containers, from one verified cache
 #[derive(Debug, Parser)]
@@ -54,6 +54,7 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Doctor(doctor::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -118,6 +119,11 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             let report = verify::run(context, arguments)?;
             printer.report(&report);
             report.exit
+        }
+        Verb::Doctor(arguments) => {
+            let examined = doctor::run(context, arguments)?;
+            printer.doctor(&examined);
+            examined.exit
         }
         Verb::Cache(arguments) => {
             let answer = cache::run(context, arguments)?;

@@ -9,6 +9,7 @@ pub mod chain;
 pub mod check;
 pub mod closure;
 pub mod configure;
+pub mod doctor;
 pub mod driver;
 pub mod journal;
 pub mod locked;
