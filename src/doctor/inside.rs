@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::evidence::{CLibrary, ContainerEvidence, HostEvidence, Inside};
-use super::lines;
+use super::lines::{self, Passed};
 use super::remedy;
 use super::{CheckName, InsideCheck, Judged, Problem, listed};
 use crate::facts::NodeState;
@@ -76,6 +76,8 @@ fn nodes(host: &HostEvidence<'_>, container: &ContainerEvidence, inside: &Inside
             // A node that the host lacks is a finding of the host's.
             NodeState::Missing | NodeState::NotADevice if !is_on_host => continue,
             NodeState::NoDriver if !inside.answering.contains(&passed.path) => continue,
+            // So is a mode that keeps everybody out.
+            NodeState::NoAccess if is_closed(host, &passed) => continue,
             NodeState::Missing | NodeState::NotADevice | NodeState::NoDriver => {
                 remedy::restart(container)
             }
@@ -114,6 +116,13 @@ fn foreign_driver(
     let purge = remedy::inside(container, &purge);
     let remedy = format!("{purge}; {}", remedy::provision(host, container));
     Ok(vec![Problem::error("dpkg's packages", text).remedy(remedy)])
+}
+
+/// Whether the host's own node is one that others may not open, and the container sees that node.
+fn is_closed(host: &HostEvidence<'_>, passed: &Passed) -> bool {
+    let mut nodes =
+        host.nodes.iter().filter(|node| passed.is_mounted() && passed.path == node.path);
+    nodes.any(|node| node.mode & 0o6 != 0o6)
 }
 
 /// Whether a package brings a driver: not so tools beside it, open libraries, and headers.
@@ -297,6 +306,16 @@ mod tests {
             let problems = found(nodes, CONFIG, &inside);
             assert_eq!((problems.len(), problems[0].remedy.as_deref()), (1, Some(remedy)));
         }
+    }
+
+    #[test]
+    fn a_mode_that_the_hosts_node_has_is_told_of_the_host_alone() {
+        let (mut host, mut inside) = (healthy_host(), healthy_inside());
+        let nodes_of = &mut inside.facts.as_mut().unwrap().nodes;
+        nodes_of.insert("/dev/nvidia0".to_owned(), NodeState::NoAccess);
+        assert_eq!(nodes(&host_of(&host), &container(CONFIG), &inside).unwrap().len(), 1);
+        host.nodes[0].mode = 0o660;
+        assert_eq!(nodes(&host_of(&host), &container(CONFIG), &inside).unwrap(), []);
     }
 
     #[test]
