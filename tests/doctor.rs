@@ -39,7 +39,7 @@ impl Patient {
         let host = host(kind, Nodes::Answering(VERSION));
         let site = Site::new();
         let ctid = host.container(privilege, &[]);
-        let patient = Self { host, site: site, ctid };
+        let patient = Self { host, site, ctid };
         patient.host.start(&patient.ctid);
         patient.provision();
         patient
@@ -251,7 +251,7 @@ fn a_rollback_is_drift_and_a_stopped_container_says_what_was_not_checked() {
     let ctid = host.container("privileged", &[]);
     host.shell(&format!("pct snapshot {ctid} before")).code(0);
     host.start(&ctid);
-    let patient = Patient { host, site: site, ctid };
+    let patient = Patient { host, site, ctid };
     patient.provision();
     patient.journal();
     assert_eq!(patient.findings(), []);
