@@ -5,13 +5,13 @@
 //! step says what it came to; the first failure ends the job, and staging is undone in any case.
 
 mod goods;
+mod passthrough;
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use self::goods::Goods;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
-use crate::engine::configure;
 use crate::engine::driver::{self, Package};
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{Driver, Supplies};
@@ -20,7 +20,7 @@ use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::facts::Facts;
-use crate::plan::{Action, DriverState, Intent, Plan, Power, Situation};
+use crate::plan::{Action, DriverState, Intent, Plan, Situation};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
 
@@ -124,7 +124,7 @@ impl Job<'_> {
 
     fn carry_out(&mut self) -> Result<()> {
         let (outside, seen) = self.step(Step::Facts, |job| {
-            let outside = survey::outside(job.session, &job.means.wish.nodes)?;
+            let outside = survey::outside(job.session, job.means.wish)?;
             let seen = outside.pid.map(|pid| job.look_inside(pid, 30)).transpose()?;
             let outcome = Outcome::Unchanged(describe(seen.as_ref()));
             Ok((outcome, (outside, seen)))
@@ -155,7 +155,7 @@ impl Job<'_> {
             // Before anything is touched.
             self.stock_up(&plan, seen, goods)?;
         }
-        self.passthrough(&outside, &plan)?;
+        let (outside, plan) = self.passthrough((outside, plan), seen.as_ref(), goods.as_ref())?;
         let pid = self.power(&outside, &plan)?;
         let Some(pid) = pid.or(outside.pid) else {
             return Err(Error::restart("find the container running"));
@@ -194,6 +194,7 @@ impl Job<'_> {
         let nothing = BTreeSet::new();
         let situation = Situation {
             edit: &outside.edit,
+            reach: outside.reach,
             is_running: outside.pid.is_some(),
             inside: seen.map(|seen| (&seen.facts, &seen.driver)),
             answering: seen.map_or(&nothing, |seen| &seen.answering),
@@ -223,34 +224,6 @@ impl Job<'_> {
         Package { recipe: &wish.recipe, driver, version: &wish.version }
     }
 
-    fn passthrough(&mut self, outside: &Outside, plan: &Plan) -> Result<()> {
-        let action = plan.passthrough.clone();
-        self.step(Step::Passthrough, |job| {
-            let foreign: Vec<String> = outside
-                .edit
-                .foreign
-                .iter()
-                .map(|line| format!("kept `{}`: {}", line.text, line.why))
-                .collect();
-            for text in &foreign {
-                job.warn(text);
-            }
-            let Action::Do(what) = action else {
-                return Ok((Outcome::Unchanged("device lines are there".to_owned()), ()));
-            };
-            configure::apply(job.session, outside)?;
-            for line in &outside.edit.lines_added {
-                job.detail(format!("configuration: added `{line}`"));
-            }
-            for (old, new) in &outside.edit.lines_corrected {
-                job.detail(format!("configuration: corrected `{old}` to `{new}`"));
-            }
-            let gpus: Vec<String> =
-                job.means.wish.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor)).collect();
-            Ok((Outcome::Changed(format!("{what} ({})", gpus.join(", "))), ()))
-        })
-    }
-
     /// Something for the log of this run, and for whoever wants every detail.
     fn detail(&self, text: String) {
         self.session.log.note(&text);
@@ -261,24 +234,6 @@ impl Job<'_> {
         let text = format!("container {}: {text}", self.session.ctid);
         self.session.log.note(&text);
         self.events().emit(Event::Warning { text });
-    }
-
-    /// Starts or restarts; returns the new first process.
-    fn power(&mut self, outside: &Outside, plan: &Plan) -> Result<Option<u32>> {
-        let power = plan.power.clone();
-        self.step(Step::Power, |job| {
-            let (pid, outcome) = match power {
-                Power::Keep => {
-                    return Ok((Outcome::Unchanged("no restart needed".to_owned()), None));
-                }
-                Power::Start => (job.session.start()?, Outcome::Changed("started".to_owned())),
-                Power::Restart(why) => {
-                    (job.session.restart()?, Outcome::Changed(format!("restarted: {why}")))
-                }
-            };
-            configure::confirm(job.session, outside, &job.means.wish.nodes)?;
-            Ok((outcome, Some(pid)))
-        })
     }
 
     fn driver(&mut self, plan: &Plan, seen: &Inside) -> Result<()> {
