@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, bundle, cache, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{Context, bundle, cache, detach, phoenix, plan, prefetch, provision, verify};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -54,6 +54,7 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Detach(detach::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -116,6 +117,11 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         }
         Verb::Verify(arguments) => {
             let report = verify::run(context, arguments)?;
+            printer.report(&report);
+            report.exit
+        }
+        Verb::Detach(arguments) => {
+            let report = detach::run(context, arguments)?;
             printer.report(&report);
             report.exit
         }

@@ -2,9 +2,16 @@
 //! `tests/configurations` holds one, with the devices that are wanted and the report.
 //!
 //! `wanted.txt` names the dialect and one node a line: kind, path, device numbers. Where it is
-//! missing, `tests/configurations/wanted.txt` is taken.
+//! missing, `tests/configurations/wanted.txt` is taken. With UPDATE_GOLDENS set the files are written
+//! anew. NVSTAGE_CASES is how many inputs every property is tried with.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod cache;
+pub mod detach;
 pub mod phoenix;
 pub mod plan;
 pub mod prefetch;

@@ -18,7 +18,7 @@ pub fn withdraw(config: &LxcConfig, own: &[OwnLine]) -> Edit {
         let same = survey.lines.iter().filter(|line| meaning(&line.text, dialect) == wanted);
         same.map(|line| line.number).collect()
     };
-    let claims = claims(&survey, own, &numbers);
+    let claims = claims(&survey, own, numbers);
     for (OwnLine { text, replaced }, claim) in own.iter().zip(&claims) {
         match (claim, replaced.clone()) {
             (Some(number), Some(old)) if survey.text(*number).starts_with("lxc.") => {
