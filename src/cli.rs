@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, bundle, cache, doctor, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{
+    Context, bundle, cache, detach, doctor, phoenix, plan, prefetch, provision, verify,
+};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -54,6 +56,7 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Detach(detach::Arguments),
     Doctor(doctor::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
@@ -117,6 +120,11 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         }
         Verb::Verify(arguments) => {
             let report = verify::run(context, arguments)?;
+            printer.report(&report);
+            report.exit
+        }
+        Verb::Detach(arguments) => {
+            let report = detach::run(context, arguments)?;
             printer.report(&report);
             report.exit
         }

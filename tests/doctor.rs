@@ -10,8 +10,9 @@
 
 mod support;
 
+use nvstage::container::passthrough::OwnLine;
 use nvstage::ctid::Ctid;
-use nvstage::journal::{Journal, OwnLine, State};
+use nvstage::journal::{Journal, State};
 use serde_json::Value;
 use support::{Host, Kind, Nodes, Site, VERSION};
 

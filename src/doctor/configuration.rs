@@ -245,8 +245,8 @@ mod tests {
     use super::super::samples::{CONFIG, container, healthy_host, host_of};
     use super::*;
     use crate::container::config::{Dialect, LxcConfig};
+    use crate::container::passthrough::OwnLine;
     use crate::doctor::Severity;
-    use crate::journal::OwnLine;
 
     fn found(check: ContainerCheck, text: &str) -> Vec<Problem> {
         check(&host_of(&healthy_host()), &container(text)).unwrap()
