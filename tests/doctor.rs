@@ -10,9 +10,6 @@
 
 mod support;
 
-use nvstage::container::passthrough::OwnLine;
-use nvstage::ctid::Ctid;
-use nvstage::journal::{Journal, State};
 use serde_json::Value;
 use support::{Host, Kind, Nodes, Site, VERSION};
 
@@ -42,13 +39,14 @@ impl Patient {
         let ctid = host.container(privilege, &[]);
         let patient = Self { host, site, ctid };
         patient.host.start(&patient.ctid);
-        patient.provision();
+        patient.provision(&[]);
         patient
     }
 
-    fn provision(&self) {
+    fn provision(&self, more: &[&str]) {
         let recipe = self.site.driver_only();
-        let provision = ["provision", &self.ctid, "--gpus", "0", "--recipe", &recipe];
+        let mut provision = vec!["provision", &self.ctid, "--gpus", "0", "--recipe", &recipe];
+        provision.extend(more);
         self.host.run(&provision).code(0);
     }
 
@@ -76,20 +74,6 @@ impl Patient {
 
     fn configure(&self, text: &str) {
         std::fs::write(self.host.config_path(&self.ctid), text).unwrap();
-    }
-
-    /// A journal that says that every raw line of the configuration is nvstage's.
-    fn journal(&self) {
-        let mut journal = Journal::new(&Ctid::parse(&self.ctid).unwrap());
-        journal.state = State::Attached;
-        journal.gpus = "0".to_owned();
-        let config = self.host.config(&self.ctid);
-        let own = config.lines().filter(|line| line.starts_with("lxc.")).map(str::to_owned);
-        journal.lines = own.map(|text| OwnLine { text: Some(text), replaced: None }).collect();
-        assert!(!journal.lines.is_empty());
-        let directory = self.host.path("/var/lib/nvstage/containers");
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join(format!("{}.json", self.ctid)), journal.to_text()).unwrap();
     }
 }
 
@@ -128,6 +112,26 @@ fn a_healthy_unprivileged_container_has_no_findings() {
 #[test]
 fn a_healthy_container_of_plain_lxc_has_no_findings() {
     is_healthy(Kind::Lxc, "unprivileged");
+}
+
+#[test]
+fn a_container_with_devices_that_proxmox_makes_has_no_findings_until_one_is_closed() {
+    let patient = Patient::new(Kind::Pct, "unprivileged");
+    // The world's node of a capability has a number that is none of a capability's.
+    patient.host.shell("rm -r /dev/nvidia-caps").code(0);
+    patient.provision(&["--passthrough", "device"]);
+    let healthy = patient.host.config(&patient.ctid);
+    assert!(healthy.contains("dev0: /dev/nvidia"), "{healthy}");
+    assert_eq!(patient.findings(), []);
+    // The host's own mode does not matter then.
+    patient.host.shell("chmod 0660 /dev/nvidia0").code(0);
+    assert_eq!(patient.findings(), []);
+    let closed = healthy.replacen("mode=0666", "mode=0660", 1);
+    assert_ne!(closed, healthy);
+    patient.configure(&closed);
+    patient.suffers_from("node-mode-inside", "warning");
+    let run = patient.host.run(&["doctor", &patient.ctid]).code(10);
+    run.shows(&format!("remedy: pct set {} --dev0 /dev/nvidia", patient.ctid));
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn a_driver_of_another_version_than_the_module_is_found() {
     let run = patient.host.run(&["doctor", &patient.ctid]).code(10);
     let run = run.shows("the kernel module is 580.95.05, `libcuda.so.1` 580.76.05");
     run.shows(&format!("remedy: nvstage provision {} --gpus 0", patient.ctid));
-    patient.provision();
+    patient.provision(&[]);
     assert_eq!(patient.findings(), []);
 }
 
@@ -239,9 +243,11 @@ fn lines_in_a_snapshots_section_are_found() {
         config.lines().partition(|line| line.starts_with("lxc."));
     let moved = format!("{}\n\n[before]\n{}\n", others.join("\n"), own.join("\n"));
     let journal = patient.host.path(&format!("/var/lib/nvstage/containers/{}.json", patient.ctid));
-    // Written by hand, long ago: nvstage knows nothing of it.
-    let _ = std::fs::remove_file(journal);
     patient.configure(&moved);
+    let found: Vec<String> = patient.findings().into_iter().map(|(check, _)| check).collect();
+    assert_eq!(found, ["wrong-section", "config-drift"]);
+    // Written by hand, long ago: nvstage knows nothing of it.
+    std::fs::remove_file(journal).unwrap();
     patient.suffers_from("wrong-section", "error");
 }
 
@@ -253,8 +259,7 @@ fn a_rollback_is_drift_and_a_stopped_container_says_what_was_not_checked() {
     host.shell(&format!("pct snapshot {ctid} before")).code(0);
     host.start(&ctid);
     let patient = Patient { host, site, ctid };
-    patient.provision();
-    patient.journal();
+    patient.provision(&[]);
     assert_eq!(patient.findings(), []);
 
     let (host, ctid) = (&patient.host, &patient.ctid);
@@ -264,6 +269,6 @@ fn a_rollback_is_drift_and_a_stopped_container_says_what_was_not_checked() {
     let run = run.shows(&format!("remedy: nvstage provision {ctid} --gpus 0"));
     run.shows(&format!("not checked, container {ctid}: driver-version, nodes, foreign-driver"))
         .shows("(the container is stopped)");
-    patient.provision();
+    patient.provision(&[]);
     assert_eq!(patient.findings(), []);
 }

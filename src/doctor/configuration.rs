@@ -40,7 +40,8 @@ fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged
     let mounted = passed.iter().filter(|node| node.is_mounted());
     let nodes =
         mounted.flat_map(|passed| host.nodes.iter().filter(move |node| passed.covers(&node.path)));
-    let Some(forbidden) = nodes.into_iter().find(|node| !is_allowed(&rules, node.number)) else {
+    let Some(forbidden) = nodes.into_iter().find(|node| !lines::is_allowed(&rules, node.number))
+    else {
         return Ok(Vec::new());
     };
     let (major, minor) = forbidden.number;
@@ -53,10 +54,6 @@ fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged
         None => remedy::provision(host, container),
     };
     Ok(vec![Problem::error(at(container, stale.number), text).remedy(remedy)])
-}
-
-fn is_allowed(rules: &[Rule], number: (u64, u64)) -> bool {
-    rules.iter().filter(|rule| rule.matches(number)).fold(false, |_, rule| rule.is_allowing)
 }
 
 fn wrong_section(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
@@ -144,8 +141,11 @@ fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judge
     let Some(journal) = attached(container) else { return Ok(Vec::new()) };
     let written: Vec<&String> =
         journal.lines.iter().filter_map(|line| line.text.as_ref()).collect();
-    let missing: Vec<&&String> =
-        written.iter().filter(|text| !lines::is_there(&container.config, text)).collect();
+    // A line with an absolute target is a finding of its own.
+    let ignored = lines::ignored_mounts(&container.config);
+    let is_told = |text: &str| ignored.iter().any(|(_, node, _)| lines::mounts(text, node));
+    let is_missing = |text: &&&String| !lines::is_there(&container.config, text) && !is_told(text);
+    let missing: Vec<&&String> = written.iter().filter(is_missing).collect();
     let Some(first) = missing.first() else { return Ok(Vec::new()) };
     let others = match missing.len() {
         1 => String::new(),
@@ -174,7 +174,10 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
             continue;
         }
         let text = format!("the host has no `{}`: the container will not start", device.path);
-        let remedy = format!("pct set {} --delete {}", container.ctid, device.key);
+        let remedy = match can_be_made(host, &device.path) {
+            true => "nvstage refresh".to_owned(),
+            false => format!("pct set {} --delete {}", container.ctid, device.key),
+        };
         let looked_at = format!("{}, {}", container.path, device.key);
         problems.push(Problem::error(looked_at, text).remedy(remedy));
     }
@@ -197,9 +200,19 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
             }
             _ => continue,
         };
-        problems.push(problem.remedy(remedy::remove_line(container, node.number)));
+        problems.push(problem.remedy(match can_be_made(host, &node.path) {
+            true => "nvstage refresh".to_owned(),
+            false => remedy::remove_line(container, node.number),
+        }));
     }
     Ok(problems)
+}
+
+/// Whether a missing node is one that the driver has, or will have when it is loaded.
+fn can_be_made(host: &HostEvidence<'_>, path: &str) -> bool {
+    let Some(name) = path.strip_prefix("/dev/nvidia") else { return false };
+    let is_known = |minor| host.gpus.iter().any(|gpu| gpu.minor == minor);
+    host.module.is_none() || name.parse().map_or(true, is_known)
 }
 
 fn node_mode_inside(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
@@ -348,6 +361,8 @@ mod tests {
     fn lines_that_nvstage_wrote_and_that_are_gone_are_drift() {
         let host = healthy_host();
         assert_eq!(config_drift(&host_of(&host), &with_journal(CONFIG)).unwrap(), []);
+        let absolute = CONFIG.replace(" dev/nvidia0 ", " /dev/nvidia0 ");
+        assert_eq!(config_drift(&host_of(&host), &with_journal(&absolute)).unwrap(), []);
         let gone = with_journal("arch: amd64\nparent: before\n[before]\narch: amd64\n");
         let problems = config_drift(&host_of(&host), &gone).unwrap();
         assert!(problems[0].finding.contains("rollback to snapshot `before`"), "{problems:?}");
@@ -377,8 +392,18 @@ mod tests {
         assert_eq!(found(missing_device, &with(mount))[0].severity, Severity::Error);
         let mount = "lxc.mount.entry: /dev/nvidia7 dev/nvidia7 none bind,optional,create=file";
         assert_eq!(found(missing_device, &with(mount))[0].severity, Severity::Warning);
+        assert_eq!(found(missing_device, "dev0: /dev/ttyS9\n")[0].severity, Severity::Error);
         let modeset = mount.replace("nvidia7", "nvidia-modeset");
         assert_eq!(found(missing_device, &with(&modeset)), []);
+    }
+
+    #[test]
+    fn a_missing_node_that_the_driver_has_is_made_again() {
+        let mut host = healthy_host();
+        host.nodes.remove(0);
+        let given = container("dev0: /dev/nvidia0,mode=0666\n");
+        let problems = missing_device(&host_of(&host), &given).unwrap();
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage refresh"));
     }
 
     #[test]

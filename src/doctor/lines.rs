@@ -183,22 +183,33 @@ pub(super) fn strays(config: &LxcConfig) -> Vec<Stray> {
     strays
 }
 
-/// Whether a line of another file says the same as one of the live section.
+/// Whether what a line of another file does is done by the live section too: by the same line, or
+/// by one of another form, which somebody may have given it.
 pub(super) fn is_there(config: &LxcConfig, text: &str) -> bool {
     let wanted = LxcConfig::parse(text.as_bytes(), config.dialect());
-    let Some(wanted) = wanted.lines().next() else { return true };
-    match &wanted.kind {
-        // Proxmox VE may have moved it to another number.
-        LineKind::Setting { key, .. } if key.starts_with("dev") => {
-            let paths = LxcConfig::parse(text.as_bytes(), config.dialect()).devices();
-            let own = config.devices();
-            paths.iter().all(|device| own.iter().any(|other| other.path == device.path))
-        }
-        kind @ (LineKind::Raw { .. } | LineKind::Setting { .. }) => {
-            config.lines().any(|line| line.kind == *kind)
-        }
-        _ => config.lines().any(|line| line.text.trim() == text.trim()),
-    }
+    let Some(line) = wanted.lines().next() else { return true };
+    let is_same = config.lines().any(|own| own.kind == line.kind || own.text == line.text);
+    let nodes = passed(&wanted);
+    let own = passed(config);
+    let is_passed = !nodes.is_empty()
+        && nodes.iter().all(|node| own.iter().any(|other| other.covers(&node.path)));
+    let number = Rule::of(&line).filter(|rule| rule.is_allowing).and_then(|rule| rule.device);
+    let is_allowed = match number {
+        Some((Some(major), Some(minor))) => is_allowed(&rules(config), (major, minor)),
+        _ => false,
+    };
+    is_same || is_passed || is_allowed
+}
+
+/// Whether a raw line mounts this node.
+pub(super) fn mounts(text: &str, node: &str) -> bool {
+    let is_node = |word: &str| without_doubled_slashes(word) == node;
+    text.starts_with("lxc.mount.entry") && text.split_ascii_whitespace().any(is_node)
+}
+
+/// Whether all rules together, in order, allow a device.
+pub(super) fn is_allowed(rules: &[Rule], number: (u64, u64)) -> bool {
+    rules.iter().rev().find(|rule| rule.matches(number)).is_some_and(|rule| rule.is_allowing)
 }
 
 /// What a mount entry says.
@@ -399,11 +410,21 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_there_whatever_separator_and_number_it_has() {
-        let config = config("lxc.cgroup2.devices.allow = c 195:0 rw\ndev3: /dev/nvidia0,mode=0666");
+    fn a_line_is_there_in_whatever_form_it_does_the_same() {
+        let config = config(
+            "lxc.cgroup2.devices.allow = c 195:* rw\n\
+             dev3: /dev/nvidia0,mode=0666\n\
+             lxc.mount.entry: /dev/nvidiactl dev/nvidiactl none bind,ro,optional,create=file 0 0\n",
+        );
+        let mount = |node: &str| {
+            format!("lxc.mount.entry: {node} {} none bind,optional,create=file 0 0", &node[1..])
+        };
         assert!(is_there(&config, "lxc.cgroup2.devices.allow: c 195:0 rw"));
         assert!(is_there(&config, "dev0: /dev/nvidia0,mode=0666"));
+        assert!(is_there(&config, &mount("/dev/nvidiactl")));
+        assert!(is_there(&config, &mount("/dev/nvidia0")));
+        assert!(!is_there(&config, &mount("/dev/nvidia1")));
         assert!(!is_there(&config, "dev3: /dev/nvidia1,mode=0666"));
-        assert!(!is_there(&config, "lxc.cgroup2.devices.allow: c 195:1 rw"));
+        assert!(!is_there(&config, "lxc.cgroup2.devices.allow: c 511:0 rw"));
     }
 }
