@@ -211,8 +211,8 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
 /// Whether a missing node is one that the driver has, or will have when it is loaded.
 fn can_be_made(host: &HostEvidence<'_>, path: &str) -> bool {
     let Some(name) = path.strip_prefix("/dev/nvidia") else { return false };
-    let is_known = |minor| host.gpus.iter().any(|gpu| gpu.minor == minor);
-    host.module.is_none() || name.parse().map_or(true, is_known)
+    let is_known = |minor: u32| host.gpus.iter().any(|gpu| gpu.minor == minor);
+    host.module.is_none() || name.parse::<u32>().map_or(true, is_known)
 }
 
 fn node_mode_inside(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
