@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, bundle, cache, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{Context, bundle, cache, gpus, phoenix, plan, prefetch, provision, verify};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -54,6 +54,7 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Gpus(gpus::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -118,6 +119,10 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             let report = verify::run(context, arguments)?;
             printer.report(&report);
             report.exit
+        }
+        Verb::Gpus(arguments) => {
+            printer.gpus(&gpus::run(context, arguments)?);
+            ExitCode::Done
         }
         Verb::Cache(arguments) => {
             let answer = cache::run(context, arguments)?;

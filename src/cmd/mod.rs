@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod cache;
+pub mod gpus;
 pub mod phoenix;
 pub mod plan;
 pub mod prefetch;
@@ -108,7 +109,7 @@ pub struct TargetArguments {
     /// Containers: numbers on Proxmox VE, names of plain LXC
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
-    /// GPUs to pass through: none, all, or indices in PCI order (0,1)
+    /// GPUs to pass through: none, all, or a list of indices, PCI addresses, UUIDs (nvstage gpus)
     #[arg(long, value_name = "LIST")]
     pub gpus: Option<String>,
     /// The environment's word, which a file's comes before.

@@ -111,6 +111,12 @@ pub fn edit(config: &LxcConfig, nodes: &[DeviceNode]) -> Edit {
     Edit { config: edited, lines_added: added, lines_corrected, foreign }
 }
 
+/// Whether the live section passes this node, so that a container can use it: by a mount entry that
+/// works, or Proxmox VE's own `dev[n]`.
+pub fn passes(config: &LxcConfig, node: &DeviceNode) -> bool {
+    matches!(Survey::new(config, &[]).presence(node), Presence::Passed)
+}
+
 fn push_new(lines: &mut Vec<String>, line: String) {
     if !lines.contains(&line) {
         lines.push(line);

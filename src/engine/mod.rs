@@ -16,6 +16,7 @@ pub mod metadata;
 pub mod packages;
 pub mod provision;
 pub mod resolve;
+pub mod sharing;
 pub mod shown;
 pub mod stock;
 pub mod supplies;

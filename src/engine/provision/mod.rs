@@ -245,8 +245,7 @@ impl Job<'_> {
             for (old, new) in &outside.edit.lines_corrected {
                 job.detail(format!("configuration: corrected `{old}` to `{new}`"));
             }
-            let gpus: Vec<String> =
-                job.means.wish.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor)).collect();
+            let gpus: Vec<String> = job.means.wish.gpus.iter().map(ToString::to_string).collect();
             Ok((Outcome::Changed(format!("{what} ({})", gpus.join(", "))), ()))
         })
     }
