@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, bundle, cache, detach, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{
+    Context, bundle, cache, detach, gpus, phoenix, plan, prefetch, provision, verify,
+};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -55,6 +57,7 @@ enum Verb {
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
     Detach(detach::Arguments),
+    Gpus(gpus::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -124,6 +127,10 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             let report = detach::run(context, arguments)?;
             printer.report(&report);
             report.exit
+        }
+        Verb::Gpus(arguments) => {
+            printer.gpus(&gpus::run(context, arguments)?);
+            ExitCode::Done
         }
         Verb::Cache(arguments) => {
             let answer = cache::run(context, arguments)?;

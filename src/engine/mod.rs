@@ -17,6 +17,7 @@ pub mod metadata;
 pub mod packages;
 pub mod provision;
 pub mod resolve;
+pub mod sharing;
 pub mod shown;
 pub mod steps;
 pub mod stock;

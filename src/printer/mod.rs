@@ -4,6 +4,7 @@
 //! every event is a JSON line on stderr and the result one JSON document on stdout.
 
 mod bundle;
+pub mod gpus;
 mod pace;
 
 use std::fmt::Write as _;
@@ -207,11 +208,19 @@ impl Events for Printer {
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
+    table_within(columns(), header)
+}
+
+/// The width of the terminal.
+fn columns() -> u16 {
+    terminal_size::terminal_size().map_or(WIDTH, |(width, _)| width.0).clamp(40, 200)
+}
+
+fn table_within<const N: usize>(columns: u16, header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    let columns = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| width.0);
-    table.set_width(columns.clamp(40, 200));
+    table.set_width(columns);
     table.set_header(header);
     table
 }
