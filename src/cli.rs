@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{Context, bundle, cache, phoenix, plan, prefetch, provision, verify};
+use crate::cmd::{
+    Context, bundle, cache, host_setup, phoenix, plan, prefetch, provision, refresh, verify,
+};
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -54,6 +56,8 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Refresh(refresh::Arguments),
+    HostSetup(host_setup::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -119,6 +123,15 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             printer.report(&report);
             report.exit
         }
+        Verb::Refresh(arguments) => {
+            let refreshed = refresh::run(context, arguments)?;
+            printer.refreshed(&refreshed);
+            refreshed.exit
+        }
+        Verb::HostSetup(arguments) => {
+            printer.host_setup(&host_setup::run(context, arguments, &own_path()?)?);
+            ExitCode::Done
+        }
         Verb::Cache(arguments) => {
             let answer = cache::run(context, arguments)?;
             printer.cache(&answer);
@@ -134,6 +147,12 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         // Taken before: it prints in a form of its own.
         Verb::Phoenix(_) => ExitCode::General,
     })
+}
+
+/// Where this program lies.
+fn own_path() -> Result<PathBuf, Error> {
+    std::env::current_exe()
+        .map_err(|error| Error::host("find the path of this program").because(error))
 }
 
 fn as_phoenix(arguments: &phoenix::Arguments, paths: Paths) -> ExitCode {

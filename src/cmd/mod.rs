@@ -3,10 +3,12 @@
 
 pub mod bundle;
 pub mod cache;
+pub mod host_setup;
 pub mod phoenix;
 pub mod plan;
 pub mod prefetch;
 pub mod provision;
+pub mod refresh;
 pub mod verify;
 
 use std::path::{Path, PathBuf};

