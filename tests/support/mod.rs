@@ -22,6 +22,9 @@ pub const BRIDGE: &str = "10.99.0.1";
 /// The version of the stand-in that most tests install.
 pub const VERSION: &str = "580.76.05";
 
+/// The version of pve-container on the hosts that do not say another.
+pub const PVE_CONTAINER: &str = "6.1.10";
+
 /// The directory of the test world's built parts.
 pub fn world() -> PathBuf {
     std::env::var_os("NVSTAGE_WORLD").map_or("/var/tmp/nvstage-world".into(), PathBuf::from)
@@ -121,6 +124,15 @@ pub enum Nodes {
     None,
 }
 
+impl Nodes {
+    fn module(self) -> Option<&'static str> {
+        match self {
+            Self::Answering(version) => Some(version),
+            Self::Silent | Self::None => None,
+        }
+    }
+}
+
 /// A host: a mount namespace with its own Proxmox, devices, cache and logs.
 pub struct Host {
     pub directory: tempfile::TempDir,
@@ -132,6 +144,22 @@ static NEXT_CONTAINER: AtomicU32 = AtomicU32::new(201);
 
 impl Host {
     pub fn new(kind: Kind, nodes: Nodes) -> Self {
+        Self::open(kind, &device_list(nodes), nodes.module(), PVE_CONTAINER)
+    }
+
+    /// A Proxmox host with that version of pve-container, the package that `pct` belongs to: it
+    /// says what is known about `devN`, and which changes reach a running container.
+    pub fn with_version(nodes: Nodes, version: &str) -> Self {
+        Self::open(Kind::Pct, &device_list(nodes), nodes.module(), version)
+    }
+
+    /// A host with exactly these nodes below `/dev`, one `NAME TYPE MAJOR MINOR [MODE]` a line,
+    /// and with that version of the kernel module, if any.
+    pub fn with_devices(kind: Kind, list: &str, proc_driver: Option<&str>) -> Self {
+        Self::open(kind, list, proc_driver, PVE_CONTAINER)
+    }
+
+    fn open(kind: Kind, list: &str, module: Option<&str>, version: &str) -> Self {
         assert!(
             world().join("root-privileged").exists(),
             "the test world is not built: run `make test`, or `tests/world/prepare`"
@@ -141,14 +169,15 @@ impl Host {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir_in("/var/tmp")
             .unwrap();
-        std::fs::write(directory.path().join("devices"), device_list(nodes)).unwrap();
-        if let Nodes::Answering(version) = nodes {
-            proc_driver(&directory.path().join("proc-driver"), version);
+        std::fs::write(directory.path().join("devices"), list).unwrap();
+        if let Some(module) = module {
+            proc_driver(&directory.path().join("proc-driver"), module);
         }
         let holder = Command::new(script("host"))
             .arg(directory.path())
             .args(["sh", "-c", "echo ready; exec sleep 100000"])
             .env("HOST_KIND", if kind == Kind::Pct { "pve" } else { "lxc" })
+            .env("PVE_CONTAINER", version)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
