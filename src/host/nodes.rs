@@ -169,7 +169,8 @@ pub fn put_right(paths: &Paths, node: &WantedNode) -> Result<Standing> {
             return Ok(before);
         }
         make_directory(&path)?;
-        let new = Unnamed::make(&path, node).map_err(|error| not_made(&path, &error))?;
+        let new =
+            Unnamed::make(&paths.dev(), &path, node).map_err(|error| not_made(&path, &error))?;
         match new.name(before) {
             Ok(()) => return Ok(before),
             // Somebody else was faster.
@@ -219,9 +220,10 @@ struct Unnamed {
 }
 
 impl Unnamed {
-    fn make(path: &Path, node: &WantedNode) -> io::Result<Self> {
+    /// Made in `/dev` itself: whatever lies in `nvidia-caps` is shown to containers.
+    fn make(dev: &Path, path: &Path, node: &WantedNode) -> io::Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.nvstage-{}", std::process::id()));
+        let temporary = dev.join(format!(".{name}.nvstage-{}", std::process::id()));
         let device = makedev(node.number.0, node.number.1);
         mknod(&temporary, SFlag::S_IFCHR, Mode::empty(), device)?;
         let new = Self { temporary, path: path.to_owned() };
