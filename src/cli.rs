@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cmd::{
-    Context, bundle, cache, host_setup, phoenix, plan, prefetch, provision, refresh, verify,
+    Context, bundle, cache, detach, host_setup, phoenix, plan, prefetch, provision, refresh, verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -56,6 +56,7 @@ enum Verb {
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
+    Detach(detach::Arguments),
     Refresh(refresh::Arguments),
     HostSetup(host_setup::Arguments),
     Cache(cache::Arguments),
@@ -120,6 +121,11 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         }
         Verb::Verify(arguments) => {
             let report = verify::run(context, arguments)?;
+            printer.report(&report);
+            report.exit
+        }
+        Verb::Detach(arguments) => {
+            let report = detach::run(context, arguments)?;
             printer.report(&report);
             report.exit
         }

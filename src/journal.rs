@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::passthrough::{DeviceNode, Method};
+use crate::container::passthrough::{DeviceNode, Method, OwnLine};
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
 use crate::version::DriverVersion;
@@ -45,16 +45,6 @@ pub enum State {
     Attached,
     /// `detach` has taken them out.
     Detached,
-}
-
-/// A line of a configuration file that nvstage wrote, and what stood there before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OwnLine {
-    /// The line; `None` where one of somebody else's was taken out and nothing put in its place.
-    pub text: Option<String>,
-    /// The line of somebody else's that it took the place of.
-    pub replaced: Option<String>,
 }
 
 impl Journal {

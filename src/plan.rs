@@ -41,11 +41,22 @@ pub enum DriverState {
     Damaged(Vec<String>),
 }
 
+/// When a change of the configuration reaches the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// When it starts.
+    AtStart,
+    /// At once: Proxmox VE 9 adds devices to a running container.
+    WhileRunning,
+}
+
 /// What the container is.
 #[derive(Debug)]
 pub struct Situation<'a> {
     /// The change its configuration needs.
     pub edit: &'a Edit,
+    /// When that change reaches it.
+    pub reach: Reach,
     /// Whether it runs.
     pub is_running: bool,
     /// What was seen inside; `None` when it is stopped.
@@ -110,7 +121,7 @@ impl Plan {
     /// Compares what should be with what is.
     pub fn compute(intent: &Intent<'_>, situation: &Situation<'_>) -> Self {
         Self {
-            passthrough: passthrough(situation.edit),
+            passthrough: passthrough(situation),
             power: power(intent, situation),
             driver: driver(intent, situation),
             packages: packages(intent, situation),
@@ -126,16 +137,24 @@ impl Plan {
     }
 }
 
-fn passthrough(edit: &Edit) -> Action {
+fn passthrough(situation: &Situation<'_>) -> Action {
+    let edit = situation.edit;
     if !edit.changed() {
         return Action::Nothing("every device line is there".to_owned());
     }
-    let (added, corrected) = (edit.lines_added.len(), edit.lines_corrected.len());
-    Action::Do(match (added, corrected) {
-        (_, 0) => format!("add {}", lines(added)),
-        (0, _) => format!("correct {}", lines(corrected)),
-        _ => format!("add {}, correct {}", lines(added), lines(corrected)),
-    })
+    let parts = [
+        ("add", edit.lines_added.len()),
+        ("correct", edit.lines_corrected.len()),
+        ("take out", edit.lines_removed.len()),
+    ];
+    let parts = parts.iter().filter(|(_, count)| *count > 0);
+    let text: Vec<String> =
+        parts.map(|(verb, count)| format!("{verb} {}", lines(*count))).collect();
+    let when = match situation.reach {
+        Reach::AtStart => "",
+        Reach::WhileRunning => ", while it runs",
+    };
+    Action::Do(format!("{}{when}", text.join(", ")))
 }
 
 fn lines(count: usize) -> String {
@@ -145,6 +164,9 @@ fn lines(count: usize) -> String {
 fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
     if !situation.is_running {
         return Power::Start;
+    }
+    if situation.edit.changed() && situation.reach == Reach::WhileRunning {
+        return Power::Keep;
     }
     if situation.edit.changed() {
         return Power::Restart("the configuration changes".to_owned());

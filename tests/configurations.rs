@@ -2,15 +2,25 @@
 //! `tests/configurations` holds one, with the devices that are wanted and the report.
 //!
 //! `wanted.txt` names the dialect and one node a line: kind, path, device numbers. Where it is
-//! missing, `tests/configurations/wanted.txt` is taken.
+//! missing, `tests/configurations/wanted.txt` is taken. With UPDATE_GOLDENS set the files are written
+//! anew. NVSTAGE_CASES is how many inputs every property is tried with.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use nvstage::container::config::{Dialect, LxcConfig};
-use nvstage::container::passthrough::{DeviceNode, Edit, NodeKind, edit};
+use nvstage::container::passthrough::{
+    DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted, edit, withdraw,
+};
 use proptest::prelude::*;
 
 fn directory() -> PathBuf {
@@ -22,25 +32,65 @@ fn number(text: &str) -> (u64, u64) {
     (major.parse().unwrap(), minor.parse().unwrap())
 }
 
-fn wanted(text: &str) -> (Dialect, Vec<DeviceNode>) {
-    let mut dialect = Dialect::Proxmox;
-    let mut nodes = Vec::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let kind = match words[0] {
-            "proxmox" => continue,
-            "lxc" => {
-                dialect = Dialect::Lxc;
-                continue;
+/// What `wanted.txt` says.
+struct Case {
+    dialect: Dialect,
+    nodes: Vec<DeviceNode>,
+    method: Method,
+    users: Users,
+    majors: BTreeSet<u64>,
+    own: Vec<OwnLine>,
+}
+
+impl Case {
+    fn parse(text: &str) -> Self {
+        let mut case = Self {
+            dialect: Dialect::Proxmox,
+            nodes: Vec::new(),
+            method: Method::Mount,
+            users: Users::Everybody,
+            majors: BTreeSet::new(),
+            own: Vec::new(),
+        };
+        for line in text.lines() {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            case.read(word, rest);
+        }
+        case
+    }
+
+    fn read(&mut self, word: &str, rest: &str) {
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let kind = match word {
+            "proxmox" => return,
+            "lxc" => return self.dialect = Dialect::Lxc,
+            "device" => {
+                self.method = Method::Device;
+                if let Some(gid) = words.first() {
+                    self.users = Users::Group(gid.parse().unwrap());
+                }
+                return;
             }
+            "majors" => {
+                return self.majors = words.iter().map(|major| major.parse().unwrap()).collect();
+            }
+            "own" => {
+                return self.own.push(OwnLine { text: Some(rest.to_owned()), replaced: None });
+            }
+            // Of the line before.
+            "replaced" => return self.own.last_mut().unwrap().replaced = Some(rest.to_owned()),
             "file" => NodeKind::File,
             "directory" => NodeKind::Directory,
             other => panic!("{other}"),
         };
-        let numbers = words[2..].iter().map(|text| number(text)).collect();
-        nodes.push(DeviceNode { path: words[1].to_owned(), kind, numbers });
+        let numbers = words[1..].iter().map(|text| number(text)).collect();
+        self.nodes.push(DeviceNode { path: words[0].to_owned(), kind, numbers });
     }
-    (dialect, nodes)
+
+    fn wanted<'a>(&'a self, own: &'a [OwnLine]) -> Wanted<'a> {
+        let Self { nodes, method, users, majors, .. } = self;
+        Wanted { nodes, method: *method, users: *users, majors, own }
+    }
 }
 
 fn report(edit: &Edit) -> String {
@@ -50,6 +100,9 @@ fn report(edit: &Edit) -> String {
     }
     for (old, new) in &edit.lines_corrected {
         writeln!(text, "corrected: {old}\n       to: {new}").unwrap();
+    }
+    for line in &edit.lines_removed {
+        writeln!(text, "removed: {line}").unwrap();
     }
     for line in &edit.foreign {
         writeln!(text, "kept {}: {}\n   why: {}", line.number, line.text, line.why).unwrap();
@@ -63,28 +116,34 @@ fn report(edit: &Edit) -> String {
 /// Differences between a case and what really comes out of it.
 fn check(case: &Path) -> Vec<String> {
     let read = |name: &str| std::fs::read(case.join(name)).unwrap_or_default();
-    let nodes = std::fs::read_to_string(case.join("wanted.txt"))
+    let text = std::fs::read_to_string(case.join("wanted.txt"))
         .or_else(|_| std::fs::read_to_string(directory().join("wanted.txt")))
         .unwrap();
-    let (dialect, nodes) = wanted(&nodes);
+    let parsed = Case::parse(&text);
     let input = read("input.conf");
-    let config = LxcConfig::parse(&input, dialect);
+    let config = LxcConfig::parse(&input, parsed.dialect);
     assert_eq!(config.to_bytes(), input);
-    let first = edit(&config, &nodes);
+    let first = edit(&config, &parsed.wanted(&parsed.own)).unwrap();
     let mut problems = Vec::new();
     let mut compare = |name: &str, actual: &[u8]| {
         if read(name) != actual {
+            if std::env::var_os("UPDATE_GOLDENS").is_some() {
+                std::fs::write(case.join(name), actual).unwrap();
+            }
             let actual = String::from_utf8_lossy(actual);
             problems.push(format!("{}/{name} is really:\n{actual}", case.display()));
         }
     };
     compare("expected.conf", &first.config.to_bytes());
     compare("report.txt", report(&first).as_bytes());
-    let reread = LxcConfig::parse(&first.config.to_bytes(), dialect);
+    let reread = LxcConfig::parse(&first.config.to_bytes(), parsed.dialect);
     assert_eq!(reread, first.config, "{}", case.display());
-    let second = edit(&reread, &nodes);
+    let second = edit(&reread, &parsed.wanted(&first.own)).unwrap();
     assert!(!second.changed(), "{}: {}", case.display(), report(&second));
     assert_eq!(second.config, first.config, "{}", case.display());
+    assert_eq!(second.own, first.own, "{}", case.display());
+    let back = withdraw(&reread, &first.own);
+    compare("withdrawn.conf", &back.config.to_bytes());
     problems
 }
 
@@ -139,6 +198,7 @@ const SOUP: [&str; 36] = [
     "\u{fffd}\u{0}",
 ];
 
+/// Lines with their endings; text in failures, bytes for the editor.
 fn soup() -> impl Strategy<Value = (Vec<u8>, Dialect)> {
     let ending = prop_oneof![Just("\n"), Just("\r\n")];
     let lines = proptest::collection::vec(proptest::sample::select(&SOUP[..]), 0..14);
@@ -152,63 +212,134 @@ fn soup() -> impl Strategy<Value = (Vec<u8>, Dialect)> {
     })
 }
 
-fn nodes() -> Vec<DeviceNode> {
-    wanted(&std::fs::read_to_string(directory().join("wanted.txt")).unwrap()).1
+fn lines_of(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.split('\n').map(|line| line.trim_end_matches('\r').to_owned()).collect()
 }
 
-/// Takes the added lines out of a file again, and puts the corrected ones back.
-fn undone(edit: &Edit, input: &[u8]) -> Vec<u8> {
-    let mut lines: Vec<Vec<u8>> = Vec::new();
-    let output = edit.config.to_bytes();
-    let text =
-        |line: &[u8]| String::from_utf8_lossy(line).trim_end_matches(['\r', '\n']).to_owned();
-    let mut added = edit.lines_added.iter().peekable();
-    let mut corrected = edit.lines_corrected.clone();
-    let mut original = input.split_inclusive(|byte| *byte == b'\n').map(text).peekable();
-    for line in output.split_inclusive(|byte| *byte == b'\n') {
-        let found = text(line);
-        // The added lines stand together: at the place where the next one of the input is another.
-        if added.peek().is_some_and(|next| **next == found) && original.peek() != Some(&found) {
-            added.next();
-            continue;
-        }
-        let was = original.next().unwrap();
-        match corrected.iter().position(|(old, new)| *old == was && *new == found) {
-            Some(index) => {
-                let ending = &line[found.len()..];
-                lines.push([corrected.remove(index).0.as_bytes(), ending].concat());
-            }
-            None => lines.push(line.to_vec()),
-        }
+fn sorted(bytes: &[u8]) -> Vec<String> {
+    // What becomes of blank lines is seen where files are compared byte by byte.
+    let mut lines: Vec<String> =
+        lines_of(bytes).into_iter().filter(|line| !line.is_empty()).collect();
+    lines.sort();
+    lines
+}
+
+/// Everything after the live section.
+fn sections(bytes: &[u8]) -> Vec<String> {
+    let is_header = |line: &String| line == "[snap1]" || line == "[pve:pending]";
+    lines_of(bytes).into_iter().skip_while(|line| !is_header(line)).collect()
+}
+
+/// Asserts that an edit changed the lines that it reports, and no other.
+fn only_reported_lines_change(edit: &Edit, input: &[u8]) -> Result<(), TestCaseError> {
+    let mut before = sorted(input);
+    let mut after = sorted(&edit.config.to_bytes());
+    let gone = edit.lines_corrected.iter().map(|(old, _)| old).chain(&edit.lines_removed);
+    for line in gone {
+        let index = before.iter().position(|found| found == line);
+        let index = index.ok_or_else(|| TestCaseError::fail(format!("{line:?} was not there")))?;
+        before.remove(index);
     }
-    assert!(added.next().is_none() && corrected.is_empty());
-    let mut bytes = lines.concat();
-    if !edit.lines_added.is_empty() && !input.ends_with(b"\n") && bytes.len() > input.len() {
-        // The line before the added ones was the last one, and got an ending.
-        bytes.truncate(input.len());
+    let new = edit.lines_corrected.iter().map(|(_, new)| new).chain(&edit.lines_added);
+    for line in new {
+        let index = after.iter().position(|found| found == line);
+        let index = index.ok_or_else(|| TestCaseError::fail(format!("{line:?} is missing")))?;
+        after.remove(index);
     }
-    bytes
+    prop_assert_eq!(before, after);
+    Ok(())
+}
+
+fn case(device: bool, dialect: Dialect) -> Case {
+    let mut case = Case::parse(&std::fs::read_to_string(directory().join("wanted.txt")).unwrap());
+    case.majors = [1, 10, 195, 508, 511].into();
+    if device && dialect == Dialect::Proxmox {
+        case.method = Method::Device;
+    }
+    case
+}
+
+/// How many inputs every property is tried with; a long run asks for more.
+fn cases() -> u32 {
+    let asked = std::env::var("NVSTAGE_CASES").ok();
+    asked.map_or(10_000, |cases| cases.parse().expect("NVSTAGE_CASES is a number"))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        max_global_rejects: cases().saturating_mul(10),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn applying_twice_is_applying_once((input, dialect) in soup()) {
-        let nodes = nodes();
-        let once = edit(&LxcConfig::parse(&input, dialect), &nodes);
-        let reread = LxcConfig::parse(&once.config.to_bytes(), dialect);
-        prop_assert_eq!(&reread, &once.config);
-        let twice = edit(&reread, &nodes);
-        prop_assert!(!twice.changed(), "{}", report(&twice));
-        prop_assert_eq!(twice.config, once.config);
+    fn any_bytes_are_printed_as_they_were_read(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        (soup, dialect) in soup(),
+    ) {
+        for input in [&bytes, &soup, &[&soup[..], &bytes].concat(), &[&bytes[..], &soup].concat()] {
+            prop_assert_eq!(&LxcConfig::parse(input, dialect).to_bytes(), input);
+        }
     }
 
     #[test]
-    fn nothing_but_the_reported_lines_changes((input, dialect) in soup()) {
+    fn applying_twice_is_applying_once((input, dialect) in soup(), device in any::<bool>()) {
+        let case = case(device, dialect);
+        let once = edit(&LxcConfig::parse(&input, dialect), &case.wanted(&[])).unwrap();
+        let reread = LxcConfig::parse(&once.config.to_bytes(), dialect);
+        prop_assert_eq!(&reread, &once.config);
+        let twice = edit(&reread, &case.wanted(&once.own)).unwrap();
+        prop_assert!(!twice.changed(), "{}", report(&twice));
+        prop_assert_eq!(&twice.config, &once.config);
+        prop_assert_eq!(twice.own, once.own);
+    }
+
+    #[test]
+    fn nothing_but_the_reported_lines_changes((input, dialect) in soup(), device in any::<bool>()) {
+        let case = case(device, dialect);
+        let there = edit(&LxcConfig::parse(&input, dialect), &case.wanted(&[])).unwrap();
+        only_reported_lines_change(&there, &input)?;
+        let back = withdraw(&there.config, &there.own);
+        only_reported_lines_change(&back, &there.config.to_bytes())?;
+        if dialect == Dialect::Proxmox {
+            prop_assert_eq!(sections(&there.config.to_bytes()), sections(&input));
+            prop_assert_eq!(sections(&back.config.to_bytes()), sections(&input));
+        }
+    }
+
+    #[test]
+    fn the_way_there_and_back_leads_to_the_same_file((input, dialect) in soup()) {
         let config = LxcConfig::parse(&input, dialect);
-        prop_assert_eq!(config.to_bytes(), input.clone());
-        let result = edit(&config, &nodes());
-        prop_assert_eq!(undone(&result, &input), input);
+        let there = edit(&config, &case(false, dialect).wanted(&[])).unwrap();
+        // Lines in our form that were there are ours: they go as well.
+        let is_adopted = |own: &OwnLine| {
+            let text = own.text.as_ref().unwrap();
+            own.replaced.is_none() && !there.lines_added.contains(text)
+        };
+        prop_assume!(!there.own.iter().any(is_adopted));
+        let back = withdraw(&there.config, &there.own);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        prop_assert_eq!(text(&back.config.to_bytes()), text(&input));
+    }
+
+    #[test]
+    fn from_one_way_to_the_other_and_back((input, _) in soup()) {
+        let config = LxcConfig::parse(&input, Dialect::Proxmox);
+        let (mount, device) = (case(false, Dialect::Proxmox), case(true, Dialect::Proxmox));
+        // What Proxmox passes already is adopted on the way, and becomes a mount on the way back.
+        prop_assume!(config.devices().is_empty());
+        let mounted = edit(&config, &mount.wanted(&[])).unwrap();
+        let passed = edit(&mounted.config, &device.wanted(&mounted.own)).unwrap();
+        let again = edit(&passed.config, &mount.wanted(&passed.own)).unwrap();
+        prop_assert!(!edit(&again.config, &mount.wanted(&again.own)).unwrap().changed());
+        prop_assert!(again.config.devices().is_empty());
+        let taken_out = |edit: &Edit| {
+            let mut lines = sorted(&withdraw(&edit.config, &edit.own).config.to_bytes());
+            // A line that was there twice and did nothing comes back once.
+            lines.dedup();
+            lines
+        };
+        prop_assert_eq!(taken_out(&again), taken_out(&mounted));
     }
 }

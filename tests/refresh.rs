@@ -11,6 +11,7 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use support::{Host, VERSION, proc_driver};
 
@@ -308,4 +309,65 @@ fn a_running_container_with_a_replaced_node_is_to_be_restarted() {
     host.run(&["refresh"]).code(0).shows(warning);
     let run = host.run(&["refresh"]).code(0);
     assert!(!run.stdout.contains(warning), "{}", run.stdout);
+}
+
+/// A container whose rule for `nvidia-uvm` is of the last boot's major.
+fn with_an_old_rule(host: &Host) -> String {
+    let ctid = host.container("privileged", &[]);
+    journal(host, &ctid, &JOURNAL.replace("508", "511"));
+    let config = host.config(&ctid);
+    let mount =
+        "lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file 0 0";
+    let lines = format!("{config}{mount}\nlxc.cgroup2.devices.allow: c 511:0 rw\n");
+    std::fs::write(host.config_path(&ctid), lines).unwrap();
+    ctid
+}
+
+#[track_caller]
+fn assert_renumbered(host: &Host, ctid: &str) {
+    let config = host.config(ctid);
+    assert!(config.contains("devices.allow: c 508:0 rw"), "{config}");
+    assert!(!config.contains("511:"), "{config}");
+}
+
+#[test]
+fn a_rule_of_the_last_boots_major_is_rewritten_once() {
+    let host = host(&BOOTED);
+    let ctid = with_an_old_rule(&host);
+    host.run(&["refresh"]).code(0).shows(&format!("container {ctid}: changed"));
+    assert_renumbered(&host, &ctid);
+    host.run(&["refresh"]).code(0).shows("nothing to do");
+}
+
+const READ_ONLY: &str = "mount -o remount,ro,bind /etc/pve";
+const WRITABLE: &str = "mount -o remount,rw,bind /etc/pve";
+
+#[test]
+fn a_configuration_that_is_read_only_is_waited_for() {
+    let host = host(&BOOTED);
+    let ctid = with_an_old_rule(&host);
+    host.shell(READ_ONLY).code(0);
+    let run = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(3));
+            host.shell(WRITABLE).code(0);
+        });
+        host.run(&["refresh"])
+    });
+    run.code(0).says("waiting: `/etc/pve` is read-only, the cluster has no quorum yet");
+    assert_renumbered(&host, &ctid);
+}
+
+#[test]
+fn a_run_that_ends_before_the_configuration_is_writable_loses_nothing() {
+    let host = host(&BOOTED);
+    let ctid = with_an_old_rule(&host);
+    host.shell(READ_ONLY).code(0);
+    let mut command = host.command("timeout");
+    command.args(["2", env!("CARGO_BIN_EXE_nvstage"), "refresh"]);
+    support::Run::from(command.output().unwrap()).code(124);
+    assert!(host.config(&ctid).contains("511:0"));
+    host.shell(WRITABLE).code(0);
+    host.run(&["refresh"]).code(0);
+    assert_renumbered(&host, &ctid);
 }

@@ -121,6 +121,16 @@ pub fn architecture_of(name: &str, status: &[u8]) -> Result<Architecture> {
     }
 }
 
+/// The version of a package that a dpkg status calls installed.
+pub fn installed_version(status: &str, package: &str) -> Option<String> {
+    let is_it = |stanza: &deb822_fast::Paragraph| {
+        let says = |field: &str| stanza.get(field).map(str::trim).unwrap_or_default().to_owned();
+        says("Package") == package && says("Status").ends_with(" installed")
+    };
+    let stanza = ParagraphReader::new(status.as_bytes()).flatten().find(is_it)?;
+    stanza.get("Version").map(|version| version.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

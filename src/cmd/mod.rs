@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod cache;
+pub mod detach;
 pub mod host_setup;
 pub mod phoenix;
 pub mod plan;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::cache::Cache;
+use crate::container::passthrough::Method;
 use crate::ctid::Ctid;
 use crate::engine::closure::Sha1Bound;
 use crate::engine::stock::Rules;
@@ -58,12 +60,33 @@ pub struct RecipeArguments {
     /// What of the recipe to install: full, build (to compile), runtime (to run)
     #[arg(long, value_name = "NAME", default_value = FULL)]
     pub profile: String,
+    /// How devices get inside: mount (lines for LXC), device (Proxmox VE's dev[n])
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
+    pub passthrough: Option<PassthroughArgument>,
     #[arg(long = "driver-version", env = "NVIDIA_DRIVER_VERSION", hide = true)]
     driver: Option<String>,
     #[arg(long = "repository-url", env = "NVIDIA_REPO_URL", hide = true)]
     repository_url: Option<String>,
     #[arg(long = "installer-url", env = "NVIDIA_RUNFILE_URL", hide = true)]
     installer_url: Option<String>,
+}
+
+/// [`Method`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PassthroughArgument {
+    /// lines for LXC, and device rules for a privileged container
+    Mount,
+    /// Proxmox VE's dev[n]
+    Device,
+}
+
+impl From<PassthroughArgument> for Method {
+    fn from(argument: PassthroughArgument) -> Self {
+        match argument {
+            PassthroughArgument::Mount => Self::Mount,
+            PassthroughArgument::Device => Self::Device,
+        }
+    }
 }
 
 /// Where artifacts come from.
@@ -168,7 +191,15 @@ impl RecipeArguments {
     pub fn shipped_default(set: Vec<String>) -> Self {
         let recipe = DEFAULT_RECIPE.to_owned();
         let profile = FULL.to_owned();
-        Self { recipe, set, profile, driver: None, repository_url: None, installer_url: None }
+        Self {
+            recipe,
+            set,
+            profile,
+            passthrough: None,
+            driver: None,
+            repository_url: None,
+            installer_url: None,
+        }
     }
 
     /// The recipe with what is different from it: by a file, by the environment, by `--set`, each
@@ -185,7 +216,11 @@ impl RecipeArguments {
         };
         let settings = Overrides::from_settings(&self.set)?;
         let recipe = load_recipe(context, &self.recipe)?.with_profile(&self.profile)?;
-        recipe.with(file)?.with(&environment)?.with(&settings)
+        let recipe = recipe.with(file)?.with(&environment)?.with(&settings)?;
+        Ok(match self.passthrough {
+            Some(method) => recipe.with_passthrough(method.into()),
+            None => recipe,
+        })
     }
 }
 

@@ -141,7 +141,7 @@ fn one(
 ) -> Result<ContainerPlan> {
     let (wish, supplies) = what;
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
-    let outside = survey::outside(&session, &wish.nodes)?;
+    let outside = survey::outside(&session, wish)?;
     let (artifact, driver) =
         supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
     let seen = match outside.pid {
@@ -166,6 +166,7 @@ fn one(
     };
     let situation = Situation {
         edit: &outside.edit,
+        reach: outside.reach,
         is_running: outside.pid.is_some(),
         inside: seen.as_ref().map(|(facts, state)| (facts, state)),
         answering: &answering,
@@ -182,9 +183,9 @@ fn one(
         });
         result.bytes_to_write = package.map(driver::bytes_to_write);
     }
-    let old = std::fs::read(&outside.path).unwrap_or_default();
+    let read = &outside.configuration;
     result.diff =
-        diff::unified(&outside.path.to_string_lossy(), &old, &outside.edit.config.to_bytes());
+        diff::unified(&read.path.to_string_lossy(), &read.bytes, &outside.edit.config.to_bytes());
     result.kept =
         outside.edit.foreign.iter().map(|line| format!("`{}`: {}", line.text, line.why)).collect();
     result.restart = matches!(plan.power, Power::Restart(_));

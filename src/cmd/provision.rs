@@ -143,7 +143,7 @@ fn prepare(
         .locate(ctid)
         .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus))
         .and_then(|wish| match wish {
-            Some(wish) => survey::outside(&session, &wish.nodes).map(|_| Some(wish)),
+            Some(wish) => survey::outside(&session, &wish).map(|_| Some(wish)),
             None => Ok(None),
         });
     match wish {

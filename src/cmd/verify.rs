@@ -79,7 +79,7 @@ fn one(
     let log = context.log(ctid);
     report.log = log.path().map(|path| path.display().to_string());
     let session = Session { host: context.host, runtime, ctid, log: &log };
-    let outside = survey::outside(&session, &wish.nodes)?;
+    let outside = survey::outside(&session, wish)?;
     let Some(pid) = outside.pid else {
         return Err(Error::new(ExitCode::Differs, "look inside: the container is stopped")
             .hint("`provision` starts it; `pct start` too"));

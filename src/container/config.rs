@@ -188,15 +188,19 @@ impl LxcConfig {
     /// The lines are given without an ending and get the file's own; a file without a newline at
     /// its end still has none afterwards.
     pub fn insert_after_lxc_lines(&mut self, lines: &[String]) {
-        if lines.is_empty() {
-            return;
-        }
         let position = |wanted: fn(&LineKind) -> bool| {
             self.lines().filter(|line| wanted(&line.kind)).map(|line| line.number).last()
         };
         let at = position(|kind| matches!(kind, LineKind::Raw { .. }))
             .or_else(|| position(|kind| *kind != LineKind::Blank))
             .unwrap_or(0);
+        self.insert_at(at, lines);
+    }
+
+    fn insert_at(&mut self, at: usize, lines: &[String]) {
+        if lines.is_empty() {
+            return;
+        }
         let ending = self.ending_near(at);
         let mut new: Vec<Vec<u8>> =
             lines.iter().map(|line| [line.as_bytes(), ending].concat()).collect();
@@ -210,6 +214,52 @@ impl LxcConfig {
         }
         self.live += new.len();
         self.lines.splice(at..at, new);
+    }
+
+    /// Puts settings of Proxmox VE after the last one of the live section; where there is none,
+    /// after its comments at the head. Lines and endings as for
+    /// [`LxcConfig::insert_after_lxc_lines`].
+    pub fn insert_after_settings(&mut self, lines: &[String]) {
+        let last = self.lines().filter(|l| matches!(l.kind, LineKind::Setting { .. })).last();
+        let head = self.lines().take_while(|line| line.kind == LineKind::Comment).last();
+        let at = last.or(head).map_or(0, |line| line.number);
+        self.insert_at(at, lines);
+    }
+
+    /// Takes one line of the live section out; `number` counts from 1, and a number outside of the
+    /// section changes nothing. A file without a newline at its end still has none afterwards.
+    pub fn remove_line(&mut self, number: usize) {
+        let index = number.wrapping_sub(1);
+        if index >= self.live {
+            return;
+        }
+        let line = self.lines.remove(index);
+        self.live -= 1;
+        if let Some(last) = self.lines.last_mut().filter(|_| !line.ends_with(b"\n")) {
+            let length = without_ending(last).len();
+            last.truncate(length);
+        }
+        // A blank line without an ending is none.
+        if self.lines.last().is_some_and(Vec::is_empty) {
+            self.lines.pop();
+            self.live = self.live.min(self.lines.len());
+        }
+    }
+
+    /// The keys of Proxmox VE's settings in the live section and among the pending changes.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let is_pending = |line: &Vec<u8>| is_section_header(line) && is_pending_header(line);
+        let pending = self.lines.iter().position(is_pending).map_or(&[][..], |header| {
+            let section = &self.lines[header + 1..];
+            let end = section.iter().position(|line| is_section_header(line));
+            &section[..end.unwrap_or(section.len())]
+        });
+        self.lines[..self.live].iter().chain(pending).filter_map(|bytes| {
+            match proxmox_line(&String::from_utf8_lossy(without_ending(bytes))) {
+                LineKind::Setting { key, .. } => Some(key),
+                _ => None,
+            }
+        })
     }
 
     /// Replaces the text of one line of the live section; its ending stays. `number` counts from 1,
@@ -259,6 +309,11 @@ fn is_section_header(line: &[u8]) -> bool {
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     is_name || name.eq_ignore_ascii_case("pve:pending")
+}
+
+fn is_pending_header(line: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(line);
+    text.trim_end_matches(is_blank).eq_ignore_ascii_case("[pve:pending]")
 }
 
 fn proxmox_line(text: &str) -> LineKind {

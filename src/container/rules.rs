@@ -4,6 +4,8 @@
 //! that its file system lets it: `lxc-pve-userns.conf` and `userns.conf` allow all, because such a
 //! container cannot make device nodes.
 
+use std::collections::BTreeSet;
+
 use super::config::{Dialect, Line, LineKind};
 
 /// NVIDIA's own, registered major (Linux, `Documentation/admin-guide/devices.txt`); that of
@@ -82,6 +84,30 @@ impl DeviceRule {
             _ => return None,
         };
         Some(Self { verb, version, device })
+    }
+
+    /// Whether it allows reading and writing any of these numbers, by its major.
+    pub(super) fn allows_any(&self, numbers: &[(u64, u64)]) -> bool {
+        self.verb == Verb::Allow
+            && self.version == CgroupVersion::Two
+            && self.device.as_ref().is_some_and(|device| {
+                device.reads_and_writes && numbers.iter().any(|number| device.matches(*number))
+            })
+    }
+
+    /// Whether it takes permissions away from those given before it.
+    pub(super) fn denies(&self) -> bool {
+        self.verb == Verb::Deny && self.version == CgroupVersion::Two
+    }
+
+    /// Whether it allows what no driver of this host has: a major that is given out when a driver
+    /// is loaded, and that none of `majors` is. Where nothing is known of those, none is.
+    pub(super) fn is_outdated(&self, majors: &BTreeSet<u64>) -> bool {
+        let major = self.device.as_ref().and_then(|device| device.major);
+        self.verb == Verb::Allow
+            && self.version == CgroupVersion::Two
+            && !majors.is_empty()
+            && major.is_some_and(|major| is_dynamic(major) && !majors.contains(&major))
     }
 
     /// Why a person should look at this rule; `None` when it does what it should, or is about

@@ -1,39 +1,145 @@
 //! The edit of a container's configuration file: under the lock, compared with what was read,
-//! atomic.
+//! atomic; and of the journal, which knows of a line before the file has it.
 
-use crate::container::config::LxcConfig;
-use crate::container::passthrough::{self, DeviceNode};
-use crate::digest::Digest;
-use crate::engine::survey::{self, Outside};
+use crate::container::config::Dialect;
+use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
+use crate::engine::journal;
+use crate::engine::survey::{self, Configuration, Outside};
+use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
 use crate::host::files;
 use crate::journal::Journal;
+use crate::plan::Reach;
 use crate::report::Outcome;
 use crate::runtime::Session;
 
-/// Writes the edit that was planned.
+/// The largest file of Proxmox's cluster file system, in bytes (pve-cluster, `memdb.h`).
+const LARGEST: usize = 1 << 20;
+
+/// What became of an edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It is made.
+    Written,
+    /// Somebody else changed the file since it was read: nothing was written.
+    ChangedMeanwhile,
+}
+
+/// An edit, and the journal before and after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// The file as it was read.
+    pub read: &'a Configuration,
+    /// The edit.
+    pub edit: &'a Edit,
+    /// What is nvstage's before it.
+    pub own: &'a [OwnLine],
+    /// The journal as it should be after it.
+    pub journal: &'a Journal,
+}
+
+impl Outside {
+    fn change(&self) -> Change<'_> {
+        let own = self.before.as_ref().map_or(&[][..], |journal| &journal.lines);
+        Change { read: &self.configuration, edit: &self.edit, own, journal: &self.journal }
+    }
+}
+
+/// Makes the edit that was planned, the way that was planned.
 ///
 /// # Errors
-/// Host error when the lock cannot be had, the file changed since it was read, or it cannot be
+/// As [`write`], or host error with what `pct set` said.
+pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<Applied> {
+    match (outside.reach, outside.edit.only_devices()) {
+        (Reach::WhileRunning, Some(entries)) => attach(session, outside.change(), &entries),
+        _ => write(session, outside.change()),
+    }
+}
+
+/// Writes down what was found to be as it should, where the journal does not know it yet.
+///
+/// # Errors
+/// Host error when it cannot be written.
+pub fn record(session: &Session<'_>, outside: &Outside) -> Result<()> {
+    match outside.before.as_ref() == Some(&outside.journal) {
+        true => Ok(()),
+        false => journal::save(&session.host.paths, &outside.journal),
+    }
+}
+
+/// Writes the file, under Proxmox's lock.
+///
+/// # Errors
+/// Host error when the lock cannot be had, the file is gone, locked for a task, or cannot be
 /// written; the file is then the old one.
-pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<()> {
-    let fail =
-        |what: &str| Error::host(format!("{what} `{}`", outside.path.display())).on(session.ctid);
+pub fn write(session: &Session<'_>, change: Change<'_>) -> Result<Applied> {
+    let path = &change.read.path;
+    let fail = |what: &str| Error::host(format!("{what} `{}`", path.display())).on(session.ctid);
     let _lock = session.runtime.lock_configuration(session.ctid)?;
-    let bytes = std::fs::read(&outside.path).map_err(|error| {
+    let bytes = std::fs::read(path).map_err(|error| {
         fail("read").because(error).hint("was the container moved to another node meanwhile?")
     })?;
-    if Digest::of(&bytes) != outside.digest {
-        return Err(fail("edit")
-            .because("it was changed by somebody else since it was read")
-            .hint("run the command again: it plans with the new content"));
+    if bytes != change.read.bytes {
+        return Ok(Applied::ChangedMeanwhile);
     }
-    survey::refuse(&LxcConfig::parse(&bytes, session.runtime.dialect()))
-        .map_err(|error| error.on(session.ctid))?;
-    files::replace(&outside.path, &outside.edit.config.to_bytes()).map_err(|error| {
+    survey::refuse_locked(&change.read.config).map_err(|error| error.on(session.ctid))?;
+    let new = change.edit.config.to_bytes();
+    if session.runtime.dialect() == Dialect::Proxmox && new.len() > LARGEST {
+        return Err(fail("write").because(format!(
+            "it would have {} bytes, and Proxmox's cluster file system takes {LARGEST}",
+            new.len()
+        )));
+    }
+    announce(session, change)?;
+    files::replace(path, &new).map_err(|error| {
         fail("write").because(error).hint("without quorum `/etc/pve` is read-only: `pvecm status`")
     })?;
-    Ok(())
+    journal::save(&session.host.paths, change.journal)?;
+    Ok(Applied::Written)
+}
+
+/// The journal with the lines of before and after: whichever of them a run that is killed leaves in
+/// the file, it is known whose they are. A node keeps the numbers of before: [`renumber`] finds the
+/// rules by them that are still to be rewritten.
+fn announce(session: &Session<'_>, change: Change<'_>) -> Result<()> {
+    let paths = &session.host.paths;
+    let mut journal = change.journal.clone();
+    let before = change.own.iter().filter(|line| !change.journal.lines.contains(line));
+    journal.lines.extend(before.cloned());
+    if let Some(mut before) = journal::load(paths, session.ctid)? {
+        let is_new = |node: &DeviceNode| before.nodes.iter().all(|known| known.path != node.path);
+        let new: Vec<DeviceNode> = journal.nodes.into_iter().filter(is_new).collect();
+        before.nodes.extend(new);
+        journal.nodes = before.nodes;
+    }
+    journal::save(paths, &journal)
+}
+
+/// Has Proxmox add `dev[n]` entries to the running container.
+fn attach(session: &Session<'_>, change: Change<'_>, entries: &[(&str, &str)]) -> Result<Applied> {
+    announce(session, change)?;
+    let digest = sha1(&change.read.bytes);
+    let command = session.runtime.attach_command(session.ctid, entries, &digest);
+    let finished = session.host.processes.run(command, session.log)?;
+    let said = finished.tail();
+    if said.contains("detected modified configuration") {
+        return Ok(Applied::ChangedMeanwhile);
+    }
+    if !finished.succeeded() {
+        return Err(Error::host("add the devices to the running container")
+            .because(finished.ended)
+            .because(said)
+            .hint("stop the container, and run the command again")
+            .on(session.ctid));
+    }
+    journal::save(&session.host.paths, change.journal)?;
+    Ok(Applied::Written)
+}
+
+/// What Proxmox compares: the SHA-1 of the file's bytes (`PVE::LXC::Config`).
+fn sha1(bytes: &[u8]) -> String {
+    use sha1::Digest as _;
+    sha1::Sha1::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Looks whether the lines are still there: Proxmox rewrites the file at every stop without
@@ -41,25 +147,55 @@ pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<()> {
 ///
 /// # Errors
 /// Host error when they are not.
-pub fn confirm(session: &Session<'_>, outside: &Outside, nodes: &[DeviceNode]) -> Result<()> {
-    let bytes = std::fs::read(&outside.path).map_err(|error| {
-        Error::host(format!("read `{}`", outside.path.display())).because(error).on(session.ctid)
-    })?;
-    let config = LxcConfig::parse(&bytes, session.runtime.dialect());
-    if !passthrough::edit(&config, nodes).changed() {
-        return Ok(());
+pub fn confirm(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<()> {
+    let now = Configuration::read(session)?;
+    match outside.is_satisfied_by(&now.config, wish)? {
+        true => Ok(()),
+        false => Err(lost(session)),
     }
-    Err(Error::host("keep the device lines: somebody took them out of the configuration again")
-        .because("Proxmox rewrites the file when a container stops")
-        .hint("run the command again")
-        .on(session.ctid))
 }
 
-/// Brings the numbers in a container's rules to those that the host's nodes have now.
+/// The error for an edit that somebody else's writing has undone.
+pub fn lost(session: &Session<'_>) -> Error {
+    Error::host("keep the configuration: somebody took the change out again")
+        .because("Proxmox rewrites the file when a container stops")
+        .hint("run the command again")
+        .on(session.ctid)
+}
+
+/// Rewrites rules of ours whose devices have other numbers now; `now` gives the numbers of a node.
 ///
 /// # Errors
-/// As [`apply`].
+/// As [`write`].
 pub fn renumber(session: &Session<'_>, journal: &Journal) -> Result<Outcome> {
-    let _ = (session, journal);
-    Ok(Outcome::Unchanged("its rules have the numbers of this boot".to_owned()))
+    let read = Configuration::read(session)?;
+    let paths = &session.host.paths;
+    let renumbered = passthrough::renumber(&read.config, &journal.lines, &journal.nodes, |node| {
+        crate::host::devices::numbers(paths, node)
+    });
+    let mut after = journal.clone();
+    after.nodes = renumbered.nodes;
+    after.lines.clone_from(&renumbered.edit.own);
+    if !renumbered.edit.changed() {
+        if after != *journal {
+            journal::save(paths, &after)?;
+        }
+        return Ok(Outcome::Unchanged("every device rule is up to date".to_owned()));
+    }
+    let edit = &renumbered.edit;
+    let change = Change { read: &read, edit, own: &journal.lines, journal: &after };
+    match write(session, change)? {
+        Applied::Written => {
+            let rules = edit.lines_corrected.len();
+            Ok(Outcome::Changed(format!("{rules} device rules rewritten")))
+        }
+        Applied::ChangedMeanwhile => Err(changed(session)),
+    }
+}
+
+/// The error for a file that somebody else keeps changing.
+pub fn changed(session: &Session<'_>) -> Error {
+    Error::host("edit the configuration: somebody else changes it at the same time")
+        .hint("run the command again when that has ended")
+        .on(session.ctid)
 }

@@ -39,6 +39,17 @@ pub fn save(paths: &Paths, journal: &Journal) -> Result<()> {
         .map_err(|error| error.on(&journal.container))
 }
 
+/// Changes what is written down of a container, and writes it if it differs then.
+///
+/// # Errors
+/// As [`load`] and [`save`].
+pub fn update(paths: &Paths, ctid: &Ctid, change: impl FnOnce(&mut Journal)) -> Result<()> {
+    let before = load(paths, ctid)?;
+    let mut after = before.clone().unwrap_or_else(|| Journal::new(ctid));
+    change(&mut after);
+    if before.as_ref() == Some(&after) { Ok(()) } else { save(paths, &after) }
+}
+
 /// The containers that have a journal on this host, by name.
 ///
 /// # Errors

@@ -2,13 +2,14 @@
 //!
 //! Order of events: [`wish`] says what should be, [`survey`] what is, [`crate::plan`] compares;
 //! [`supplies`] fetches and verifies; [`provision`] carries out the steps ([`configure`],
-//! [`driver`], [`packages`]); [`check`] judges the result.
+//! [`driver`], [`packages`]); [`check`] judges the result. [`detach`] is the way back.
 
 pub mod bundle;
 pub mod chain;
 pub mod check;
 pub mod closure;
 pub mod configure;
+pub mod detach;
 pub mod driver;
 pub mod journal;
 pub mod locked;
@@ -18,6 +19,7 @@ pub mod provision;
 pub mod refresh;
 pub mod resolve;
 pub mod shown;
+pub mod steps;
 pub mod stock;
 pub mod supplies;
 pub mod survey;

@@ -7,44 +7,158 @@ use std::time::Duration;
 
 use crate::apt;
 use crate::container::config::LxcConfig;
-use crate::container::passthrough::{self, DeviceNode, Edit, NodeKind};
-use crate::digest::Digest;
+use crate::container::passthrough::{self, DeviceNode, Edit, Method, NodeKind, Users, Wanted};
+use crate::engine::journal;
+use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
 use crate::facts::{self, Facts};
 use crate::host::devices;
 use crate::host::rootfs::ContainerRoot;
-use crate::plan::DriverState;
+use crate::journal::{Journal, State};
+use crate::plan::{DriverState, Reach};
 use crate::recipe::Check;
 use crate::runfile::backup_log::{self, BackupLog};
-use crate::runtime::{Inside, Session};
+use crate::runtime::{DeviceEntries, Inside, Session};
+
+/// A configuration file as it was read.
+#[derive(Debug)]
+pub struct Configuration {
+    /// The file.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The same, taken apart.
+    pub config: LxcConfig,
+}
+
+impl Configuration {
+    /// Reads the configuration of a container.
+    ///
+    /// # Errors
+    /// Not found, or host error when it cannot be read.
+    pub fn read(session: &Session<'_>) -> Result<Self> {
+        let path = session.runtime.locate(session.ctid)?;
+        let bytes = std::fs::read(&path).map_err(|error| {
+            Error::host(format!("read `{}`", path.display())).because(error).on(session.ctid)
+        })?;
+        let config = LxcConfig::parse(&bytes, session.runtime.dialect());
+        Ok(Self { path, bytes, config })
+    }
+}
 
 /// What can be seen from outside.
 #[derive(Debug)]
 pub struct Outside {
     /// The configuration file.
-    pub path: PathBuf,
-    /// The digest of the file as it was read.
-    pub digest: Digest,
+    pub configuration: Configuration,
     /// The change it needs.
     pub edit: Edit,
+    /// How the change reaches the container.
+    pub reach: Reach,
+    /// Who inside may use nodes that Proxmox VE makes.
+    users: Users,
     /// The first process, when the container runs.
     pub pid: Option<u32>,
+    /// The journal as it is.
+    pub before: Option<Journal>,
+    /// The journal as it should be.
+    pub journal: Journal,
+}
+
+impl Outside {
+    /// Looks whether a configuration has everything that was wanted of this one.
+    ///
+    /// # Errors
+    /// As [`passthrough::edit`].
+    pub fn is_satisfied_by(&self, config: &LxcConfig, wish: &Wish) -> Result<bool> {
+        let wanted = Wanted {
+            nodes: &wish.nodes,
+            method: self.journal.method,
+            users: self.users,
+            majors: &wish.majors(),
+            own: &self.journal.lines,
+        };
+        Ok(!passthrough::edit(config, &wanted)?.changed())
+    }
 }
 
 /// Looks at a container from outside, and refuses one that cannot be worked on.
 ///
 /// # Errors
-/// Not found, a template or a locked container.
-pub fn outside(session: &Session<'_>, nodes: &[DeviceNode]) -> Result<Outside> {
-    let path = session.runtime.locate(session.ctid)?;
-    let bytes = std::fs::read(&path).map_err(|error| {
-        Error::host(format!("read `{}`", path.display())).because(error).on(session.ctid)
-    })?;
-    let config = LxcConfig::parse(&bytes, session.runtime.dialect());
-    refuse(&config).map_err(|error| error.on(session.ctid))?;
-    let edit = passthrough::edit(&config, nodes);
+/// Not found, a template or a locked container, a way of passing devices that this host lacks.
+pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
+    let configuration = Configuration::read(session)?;
+    refuse(&configuration.config).map_err(|error| error.on(session.ctid))?;
     let pid = session.init_process()?;
-    Ok(Outside { path, digest: Digest::of(&bytes), edit, pid })
+    let before = journal::load(&session.host.paths, session.ctid)?;
+    let method = method(wish, before.as_ref());
+    let entries = entries(session, method)?;
+    let users = match method {
+        Method::Device => users(session, wish, pid)?,
+        Method::Mount => Users::Everybody,
+    };
+    let wanted = Wanted {
+        nodes: &wish.nodes,
+        method,
+        users,
+        majors: &wish.majors(),
+        own: before.as_ref().map_or(&[], |journal| &journal.lines),
+    };
+    let edit = passthrough::edit(&configuration.config, &wanted)
+        .map_err(|error| error.on(session.ctid))?;
+    let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running);
+    let reach = match is_reached && edit.only_devices().is_some() {
+        true => Reach::WhileRunning,
+        false => Reach::AtStart,
+    };
+    let mut journal = before.clone().unwrap_or_else(|| Journal::new(session.ctid));
+    journal.state = State::Attached;
+    journal.gpus = wish.assignment.to_string();
+    journal.method = method;
+    journal.nodes.clone_from(&wish.nodes);
+    journal.lines.clone_from(&edit.own);
+    Ok(Outside { configuration, edit, reach, users, pid, before, journal })
+}
+
+/// How devices are passed: as the user or the recipe says, or else as they are now.
+fn method(wish: &Wish, before: Option<&Journal>) -> Method {
+    let now = before.filter(|journal| journal.state == State::Attached);
+    wish.recipe.passthrough().or(now.map(|journal| journal.method)).unwrap_or_default()
+}
+
+/// What this host can do with `dev[n]`, where they are wanted.
+fn entries(session: &Session<'_>, method: Method) -> Result<Option<DeviceEntries>> {
+    if method == Method::Mount {
+        return Ok(None);
+    }
+    match session.runtime.device_entries() {
+        DeviceEntries::Unknown(why) => {
+            Err(Error::host("pass devices by `dev[n]`: this host does not know them")
+                .because(why)
+                .hint("Proxmox VE 8.1 and newer has them; `--passthrough mount` works everywhere")
+                .on(session.ctid))
+        }
+        entries => Ok(Some(entries)),
+    }
+}
+
+/// The group that the recipe names, by its number inside.
+fn users(session: &Session<'_>, wish: &Wish, pid: Option<u32>) -> Result<Users> {
+    let Some(group) = wish.recipe.group() else { return Ok(Users::Everybody) };
+    let fail = |why: &str| {
+        Error::input(format!("look up the group `{group}` inside: {why}")).on(session.ctid)
+    };
+    let pid = pid.ok_or_else(|| {
+        fail("the container is stopped").hint(format!("start it: `pct start {}`", session.ctid))
+    })?;
+    let text = root(session, pid)?
+        .read_text("/etc/group", 1 << 20)
+        .map_err(|error| fail("`/etc/group` cannot be read").because(error))?;
+    let number = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
+    };
+    text.lines().find_map(number).map(Users::Group).ok_or_else(|| fail("there is none"))
 }
 
 /// Refuses a configuration that must not be worked on.
@@ -56,6 +170,14 @@ pub fn refuse(config: &LxcConfig) -> Result<()> {
         return Err(Error::input("work on it: it is a template, which can never run")
             .hint("clone it, and provision the clone"));
     }
+    refuse_locked(config)
+}
+
+/// Refuses a configuration that Proxmox has locked.
+///
+/// # Errors
+/// Host error.
+pub fn refuse_locked(config: &LxcConfig) -> Result<()> {
     if let Some(lock) = config.lock() {
         return Err(Error::host(format!("work on it: Proxmox has locked it ({lock})"))
             .hint("wait until that task has ended; `pct unlock` only if it died"));

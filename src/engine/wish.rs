@@ -1,5 +1,7 @@
 //! What was asked for, resolved against this host: version, GPUs, device nodes.
 
+use std::collections::BTreeSet;
+
 use crate::architecture::Architecture;
 use crate::container::passthrough::DeviceNode;
 use crate::error::{Error, Result};
@@ -40,6 +42,8 @@ pub struct Wish {
     pub architecture: Architecture,
     /// The host's kernel module and GPUs.
     pub inventory: Inventory,
+    /// The GPUs as the user named them.
+    pub assignment: GpuAssignment,
     /// The GPUs to pass through.
     pub gpus: Vec<Gpu>,
     /// The device nodes that go with them.
@@ -97,6 +101,26 @@ impl Wish {
         }
         let version = driver_version(&recipe, &inventory)?;
         let nodes = nodes_for(&host.paths, &gpus)?;
-        Ok(Some(Self { recipe, version, architecture, inventory, gpus, nodes }))
+        let assignment = assignment.clone();
+        Ok(Some(Self { recipe, version, architecture, inventory, assignment, gpus, nodes }))
+    }
+
+    /// The majors that character devices of this host have.
+    pub fn majors(&self) -> BTreeSet<u64> {
+        self.inventory.majors.values().copied().collect()
+    }
+
+    /// Refuses when the host's GPUs or their nodes are no longer what the plan was made with.
+    ///
+    /// # Errors
+    /// Host error.
+    pub fn confirm(&self, host: &Host) -> Result<()> {
+        let inventory = Inventory::read(&host.paths)?;
+        let gpus = self.assignment.resolve(&inventory.gpus)?;
+        if nodes_for(&host.paths, &gpus)? == self.nodes {
+            return Ok(());
+        }
+        Err(Error::host("pass the GPUs through: their device nodes have changed since the plan")
+            .hint("run the command again; `nvstage gpus` shows what is there now"))
     }
 }

@@ -139,6 +139,20 @@ pub fn nodes_for(paths: &Paths, gpus: &[Gpu]) -> Result<Vec<DeviceNode>> {
     Ok(nodes)
 }
 
+/// The numbers that a node has now, or the nodes in a directory, in order; none where it is missing.
+pub fn numbers(paths: &Paths, node: &DeviceNode) -> Vec<(u64, u64)> {
+    let path = paths.host_path(&node.path);
+    let mut numbers: Vec<_> = match node.kind {
+        NodeKind::File => device_number(&path).into_iter().collect(),
+        NodeKind::Directory => {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries.filter_map(|entry| device_number(&entry.path())).collect()
+        }
+    };
+    numbers.sort_unstable();
+    numbers
+}
+
 fn device_number(path: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::metadata(path).ok()?;
     let number = metadata.rdev();

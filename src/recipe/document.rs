@@ -10,6 +10,7 @@ use super::installer::{DriverChoice, Pin};
 use super::nearest::did_you_mean;
 use super::{Check, DistributionEntry, RepositoryEntry};
 use crate::architecture::Architecture;
+use crate::container::passthrough::Method;
 use crate::error::{Error, Result};
 use crate::runfile::options::Options;
 
@@ -66,14 +67,16 @@ pub(super) struct PackagesSection {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct PassthroughSection {
     pub(super) gpus: String,
+    pub(super) method: Option<Method>,
+    pub(super) group: Option<String>,
 }
 
 impl Default for PassthroughSection {
     fn default() -> Self {
-        Self { gpus: "all".to_owned() }
+        Self { gpus: "all".to_owned(), method: None, group: None }
     }
 }
 

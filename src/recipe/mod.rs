@@ -24,6 +24,7 @@ use self::document::{PinsFile, RecipeFile, RepositoriesFile, Urls};
 use self::installer::Pin;
 use self::nearest::did_you_mean;
 use self::repository::{DistributionEntry, RepositoryEntry};
+use crate::container::passthrough::Method;
 use crate::error::{Error, Result};
 use crate::gpu::GpuAssignment;
 use crate::runfile::options::Options;
@@ -56,6 +57,8 @@ pub struct Recipe {
     deny: Vec<String>,
     allow: Vec<String>,
     gpus: String,
+    method: Option<Method>,
+    group: Option<String>,
     checks: Vec<Check>,
     repository_url: Option<String>,
     installer_url: Option<String>,
@@ -116,6 +119,8 @@ impl Recipe {
             deny: file.packages.deny.unwrap_or(shared.packages.deny),
             allow: file.packages.allow.unwrap_or(shared.packages.allow),
             gpus: file.passthrough.gpus,
+            method: file.passthrough.method,
+            group: file.passthrough.group,
             checks: file.checks.run,
             repository_url: None,
             installer_url: None,
@@ -200,6 +205,24 @@ impl Recipe {
     /// Whether a package must not come into a container.
     pub fn denies(&self, package: &str) -> bool {
         packages::is_denied(package, &self.deny, &self.allow)
+    }
+
+    /// How device nodes get into a container; `None` where the recipe leaves it open.
+    pub fn passthrough(&self) -> Option<Method> {
+        self.method
+    }
+
+    /// The same recipe with another way of passing devices.
+    #[must_use]
+    pub fn with_passthrough(mut self, method: Method) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// The group inside that may use the nodes, for [`Method::Device`]; everybody where it is not
+    /// said.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     /// The GPUs that a container gets where nothing else is said, as [`GpuAssignment::parse`]

@@ -138,10 +138,7 @@ impl Options {
     pub fn command_line(&self, version: &DriverVersion, log: &str) -> CommandLine {
         let mut line = CommandLine { arguments: Vec::new(), omissions: Vec::new() };
         for (flag, since, consequence) in ALWAYS.iter().copied().chain(self.chosen()) {
-            let known = since
-                .and_then(|since| DriverVersion::parse(since).ok())
-                .is_none_or(|since| *version >= since);
-            if known {
+            if is_known(since, version) {
                 line.arguments.push(flag.to_owned());
             } else {
                 line.omissions.push(Omission { flag, consequence });
@@ -190,6 +187,23 @@ impl Options {
 /// The arguments of [`Options::command_line`] alone.
 pub fn flags(options: &Options, version: &DriverVersion, log: &str) -> Vec<String> {
     options.command_line(version, log).arguments
+}
+
+/// The arguments of the uninstaller of `version` that logs to `log`: it stays away from the host's
+/// modules.
+pub fn uninstaller_flags(version: &DriverVersion, log: &str) -> Vec<String> {
+    let wanted = |flag: &&Flag| {
+        matches!(flag.0, "--silent" | "--ui=none" | "--skip-module-unload" | "--skip-depmod")
+            && is_known(flag.1, version)
+    };
+    let flags = ALWAYS.iter().filter(wanted).map(|flag| flag.0.to_owned());
+    flags.chain([format!("--log-file-name={log}")]).collect()
+}
+
+/// Whether a version has what came with another one.
+fn is_known(since: Option<&str>, version: &DriverVersion) -> bool {
+    let since = since.and_then(|since| DriverVersion::parse(since).ok());
+    since.is_none_or(|since| *version >= since)
 }
 
 /// What those options install on that architecture.
@@ -243,6 +257,15 @@ mod tests {
         assert!(has(&with, "--install-libglvnd") && !has(&with, "--no-opengl-files"));
         let without = line(&Options::default(), "580.76.05");
         assert!(has(&without, "--no-opengl-files") && has(&without, "--no-nvidia-modprobe"));
+    }
+
+    #[test]
+    fn the_uninstaller_is_told_to_stay_away_from_modules_where_it_understands() {
+        let flags = |version| uninstaller_flags(&DriverVersion::parse(version).unwrap(), "/l");
+        let all = ["--silent", "--ui=none", "--skip-module-unload", "--skip-depmod"];
+        assert_eq!(flags("580.76.05"), [&all[..], &["--log-file-name=/l"]].concat());
+        assert_eq!(flags("390.157"), [&all[..3], &["--log-file-name=/l"]].concat());
+        assert_eq!(flags("340.108"), [&all[..2], &["--log-file-name=/l"]].concat());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Runtime, STATE_LIMIT, containers_in};
+use super::{DeviceEntries, Runtime, STATE_LIMIT, containers_in};
 use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
@@ -53,6 +53,15 @@ impl Runtime for PlainLxc<'_> {
         Err(Error::not_found("find it: it does not exist")
             .hint("`lxc-ls -f` shows the containers of this machine")
             .on(ctid))
+    }
+
+    fn device_entries(&self) -> DeviceEntries {
+        DeviceEntries::Unknown("plain LXC has none".to_owned())
+    }
+
+    fn attach_command(&self, ctid: &Ctid, _entries: &[(&str, &str)], _digest: &str) -> Command {
+        // Never asked for: there are no entries.
+        Self::tool("false", ctid, STATE_LIMIT)
     }
 
     fn lock_configuration(&self, _ctid: &Ctid) -> Result<Option<Lock>> {

@@ -37,6 +37,17 @@ pub enum Choice {
     Lxc,
 }
 
+/// What can be done with `dev[n]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceEntries {
+    /// There is no such thing: why.
+    Unknown(String),
+    /// They take effect when the container starts (Proxmox VE 8.1).
+    AtStart,
+    /// New ones also reach a running container (Proxmox VE 9).
+    Running,
+}
+
 /// A way to drive containers.
 pub trait Runtime {
     /// `pct` or `lxc`.
@@ -56,6 +67,13 @@ pub trait Runtime {
     /// # Errors
     /// Not found, saying where it is instead; invalid input for a name it cannot have.
     fn locate(&self, ctid: &Ctid) -> Result<PathBuf>;
+
+    /// Whether configurations can have `dev[n]`, and what becomes of a new one.
+    fn device_entries(&self) -> DeviceEntries;
+
+    /// The command that adds `dev[n]` entries, each a key and a value, to a running container;
+    /// `digest` is the SHA-1 of the configuration that it is meant for.
+    fn attach_command(&self, ctid: &Ctid, entries: &[(&str, &str)], digest: &str) -> Command;
 
     /// The lock that everybody who edits the configuration takes; `None` where there is none.
     ///

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Runtime, STATE_LIMIT, containers_in};
+use super::{DeviceEntries, Runtime, STATE_LIMIT, containers_in};
+use crate::apt::{system, version};
 use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
@@ -17,6 +18,11 @@ use crate::host::process::Command;
 
 /// Proxmox's own wait for the lock on a configuration.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// The first pve-container with `dev[n]` (its changelog, 2023-11-21; Proxmox VE 8.1).
+const DEVICES: &str = "5.0.7";
+/// The first one that adds them to a running container (2025-07-30; Proxmox VE 9.0).
+const DEVICES_WHILE_RUNNING: &str = "6.0.4";
 
 /// Containers of this Proxmox VE node.
 #[derive(Debug)]
@@ -95,6 +101,32 @@ impl Runtime for Pct<'_> {
                 .hint("`pct list` shows the containers of this node")
         };
         Err(error.on(ctid))
+    }
+
+    fn device_entries(&self) -> DeviceEntries {
+        let status = self.host.paths.host_path("/var/lib/dpkg/status");
+        // Asking `pveversion` would load all of Proxmox's libraries.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let Some(version) = system::installed_version(&text, "pve-container") else {
+            let status = status.display();
+            return DeviceEntries::Unknown(format!("`{status}` names no version of pve-container"));
+        };
+        let is_at_least = |wanted: &str| version::compare(&version, wanted).is_ge();
+        if is_at_least(DEVICES_WHILE_RUNNING) {
+            DeviceEntries::Running
+        } else if is_at_least(DEVICES) {
+            DeviceEntries::AtStart
+        } else {
+            DeviceEntries::Unknown(format!("pve-container {version} has none"))
+        }
+    }
+
+    fn attach_command(&self, ctid: &Ctid, entries: &[(&str, &str)], digest: &str) -> Command {
+        let command = self.pct("set", ctid, STATE_LIMIT).args(["--digest", digest]);
+        let add = |command: Command, (key, value): &(&str, &str)| {
+            command.args([format!("--{key}"), (*value).to_owned()])
+        };
+        entries.iter().fold(command, add)
     }
 
     fn lock_configuration(&self, ctid: &Ctid) -> Result<Option<Lock>> {

@@ -117,14 +117,28 @@ impl Job<'_> {
         supplies.record(&wish.recipe, target, driver, Some(repository))
     }
 
-    pub(super) fn packages(&mut self, plan: &Plan, goods: &Goods, pid: u32) -> Result<()> {
+    pub(super) fn packages(&mut self, plan: &Plan, goods: &Goods, seen: &Inside) -> Result<()> {
         let action = plan.packages.clone();
+        let pid = seen.pid;
         self.step(Step::Packages, |job| match action {
             Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
             Action::Do(what) | Action::Unknown(what) => {
+                job.note_packages(&seen.facts)?;
                 let from = job.install(goods, pid)?;
                 Ok((Outcome::Changed(format!("{what}, from {from}")), ()))
             }
+        })
+    }
+
+    /// Writes down which packages will be ours: those that are not there.
+    fn note_packages(&self, facts: &Facts) -> Result<()> {
+        let is_there =
+            |name: &String| facts.packages.iter().any(|p| p.name == *name && p.is_installed());
+        let wanted = self.means.wish.recipe.packages().iter();
+        let new: Vec<String> = wanted.filter(|name| !is_there(name)).cloned().collect();
+        self.note(|journal| {
+            let known = journal.packages.clone();
+            journal.packages.extend(new.into_iter().filter(|name| !known.contains(name)));
         })
     }
 

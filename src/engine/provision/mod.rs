@@ -5,22 +5,23 @@
 //! step says what it came to; the first failure ends the job, and staging is undone in any case.
 
 mod goods;
+mod passthrough;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use self::goods::Goods;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
-use crate::engine::configure;
 use crate::engine::driver::{self, Package};
+use crate::engine::journal;
+use crate::engine::steps::Steps;
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look, Outside};
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
-use crate::event::{Event, Events};
 use crate::facts::Facts;
-use crate::plan::{Action, DriverState, Intent, Plan, Power, Situation};
+use crate::journal::Journal;
+use crate::plan::{Action, DriverState, Intent, Plan, Situation};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
 
@@ -53,7 +54,7 @@ pub struct Means<'a> {
 pub struct Job<'a> {
     session: &'a Session<'a>,
     means: &'a Means<'a>,
-    report: ContainerReport,
+    steps: Steps<'a>,
 }
 
 /// What is known of the running container at some moment.
@@ -67,38 +68,13 @@ struct Inside {
 
 /// Provisions one container. The report holds the error, if there was one.
 pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerReport {
-    let mut job = Job { session, means, report: ContainerReport::new(session.ctid) };
-    job.report.log = session.log.path().map(|path| path.display().to_string());
-    if let Err(error) = job.carry_out() {
-        session.log.note(&format!("failed: {error}"));
-        job.report.fail(error);
-    }
-    job.report
+    let events = means.supplies.events;
+    let mut job = Job { session, means, steps: Steps::new(session, events) };
+    let result = job.carry_out();
+    job.steps.into_report(result)
 }
 
 impl Job<'_> {
-    fn events(&self) -> &dyn Events {
-        self.means.supplies.events
-    }
-
-    fn begin(&self, step: Step) -> Instant {
-        let container = Some(self.session.ctid.clone());
-        self.events().emit(Event::StepStarted { container, step: step.to_string() });
-        Instant::now()
-    }
-
-    fn end(&mut self, step: Step, outcome: Outcome, began: Instant) {
-        let took = began.elapsed();
-        self.session.log.note(&format!("{step}: {outcome}"));
-        self.events().emit(Event::StepEnded {
-            container: Some(self.session.ctid.clone()),
-            step: step.to_string(),
-            outcome: outcome.to_string(),
-            took,
-        });
-        self.report.add(step, outcome, took);
-    }
-
     /// Does `work` as a step: reports its outcome, or its failure, and passes the failure on.
     fn step<T>(
         &mut self,
@@ -108,23 +84,14 @@ impl Job<'_> {
         if step != Step::Restore {
             self.session.host.cancel.check()?;
         }
-        let began = self.begin(step);
-        match work(self) {
-            Ok((outcome, value)) => {
-                self.end(step, outcome, began);
-                Ok(value)
-            }
-            Err(error) => {
-                let error = error.on(self.session.ctid);
-                self.end(step, Outcome::Failed(error.what().to_owned()), began);
-                Err(error)
-            }
-        }
+        let began = self.steps.begin(step);
+        let result = work(self);
+        self.steps.finish(step, result, began)
     }
 
     fn carry_out(&mut self) -> Result<()> {
         let (outside, seen) = self.step(Step::Facts, |job| {
-            let outside = survey::outside(job.session, &job.means.wish.nodes)?;
+            let outside = survey::outside(job.session, job.means.wish)?;
             let seen = outside.pid.map(|pid| job.look_inside(pid, 30)).transpose()?;
             let outcome = Outcome::Unchanged(describe(seen.as_ref()));
             Ok((outcome, (outside, seen)))
@@ -155,7 +122,7 @@ impl Job<'_> {
             // Before anything is touched.
             self.stock_up(&plan, seen, goods)?;
         }
-        self.passthrough(&outside, &plan)?;
+        let (outside, plan) = self.passthrough((outside, plan), seen.as_ref(), goods.as_ref())?;
         let pid = self.power(&outside, &plan)?;
         let Some(pid) = pid.or(outside.pid) else {
             return Err(Error::restart("find the container running"));
@@ -175,7 +142,7 @@ impl Job<'_> {
             }
         };
         self.driver(&plan, &seen)?;
-        self.packages(&plan, &goods, pid)?;
+        self.packages(&plan, &goods, &seen)?;
         let was_changed = plan.changes() || outside.pid.is_none();
         self.checks(seen, if was_changed { Fresh::LookAgain } else { Fresh::AsSeen })
     }
@@ -194,6 +161,7 @@ impl Job<'_> {
         let nothing = BTreeSet::new();
         let situation = Situation {
             edit: &outside.edit,
+            reach: outside.reach,
             is_running: outside.pid.is_some(),
             inside: seen.map(|seen| (&seen.facts, &seen.driver)),
             answering: seen.map_or(&nothing, |seen| &seen.answering),
@@ -223,70 +191,25 @@ impl Job<'_> {
         Package { recipe: &wish.recipe, driver, version: &wish.version }
     }
 
-    fn passthrough(&mut self, outside: &Outside, plan: &Plan) -> Result<()> {
-        let action = plan.passthrough.clone();
-        self.step(Step::Passthrough, |job| {
-            let foreign: Vec<String> = outside
-                .edit
-                .foreign
-                .iter()
-                .map(|line| format!("kept `{}`: {}", line.text, line.why))
-                .collect();
-            for text in &foreign {
-                job.warn(text);
-            }
-            let Action::Do(what) = action else {
-                return Ok((Outcome::Unchanged("device lines are there".to_owned()), ()));
-            };
-            configure::apply(job.session, outside)?;
-            for line in &outside.edit.lines_added {
-                job.detail(format!("configuration: added `{line}`"));
-            }
-            for (old, new) in &outside.edit.lines_corrected {
-                job.detail(format!("configuration: corrected `{old}` to `{new}`"));
-            }
-            let gpus: Vec<String> =
-                job.means.wish.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor)).collect();
-            Ok((Outcome::Changed(format!("{what} ({})", gpus.join(", "))), ()))
-        })
-    }
-
-    /// Something for the log of this run, and for whoever wants every detail.
     fn detail(&self, text: String) {
-        self.session.log.note(&text);
-        self.events().emit(Event::Detail { text });
+        self.steps.detail(text);
     }
 
     fn warn(&self, text: &str) {
-        let text = format!("container {}: {text}", self.session.ctid);
-        self.session.log.note(&text);
-        self.events().emit(Event::Warning { text });
+        self.steps.warn(text);
     }
 
-    /// Starts or restarts; returns the new first process.
-    fn power(&mut self, outside: &Outside, plan: &Plan) -> Result<Option<u32>> {
-        let power = plan.power.clone();
-        self.step(Step::Power, |job| {
-            let (pid, outcome) = match power {
-                Power::Keep => {
-                    return Ok((Outcome::Unchanged("no restart needed".to_owned()), None));
-                }
-                Power::Start => (job.session.start()?, Outcome::Changed("started".to_owned())),
-                Power::Restart(why) => {
-                    (job.session.restart()?, Outcome::Changed(format!("restarted: {why}")))
-                }
-            };
-            configure::confirm(job.session, outside, &job.means.wish.nodes)?;
-            Ok((outcome, Some(pid)))
-        })
+    /// Writes down what is about to be applied.
+    fn note(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
+        journal::update(&self.session.host.paths, self.session.ctid, change)
     }
 
     fn driver(&mut self, plan: &Plan, seen: &Inside) -> Result<()> {
         let what = match &plan.driver {
             Action::Nothing(why) => {
-                let began = self.begin(Step::Driver);
-                self.end(Step::Driver, Outcome::Unchanged(why.clone()), began);
-                return Ok(());
+                let began = self.steps.begin(Step::Driver);
+                self.steps.end(Step::Driver, Outcome::Unchanged(why.clone()), began);
+                return self.note_driver();
             }
             Action::Do(what) | Action::Unknown(what) => what.clone(),
         };
@@ -307,6 +230,7 @@ impl Job<'_> {
                 job.warn(&text);
             }
             job.detail(format!("running {} inside", job.means.driver.name));
+            job.note_driver()?;
             let installed = staged.install(job.package());
             let removed = staged.remove();
             installed?;
@@ -323,6 +247,10 @@ impl Job<'_> {
                 _ => Err(Error::install("install the driver: the installer left no record")),
             }
         })
+    }
+
+    fn note_driver(&self) -> Result<()> {
+        self.note(|journal| journal.driver = Some(self.means.wish.version.clone()))
     }
 
     fn checks(&mut self, seen: Inside, fresh: Fresh) -> Result<()> {

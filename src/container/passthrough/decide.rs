@@ -1,0 +1,347 @@
+//! What is done about every node and every line.
+
+use std::collections::BTreeSet;
+
+use super::change::Changes;
+use super::survey::Survey;
+use super::{
+    DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, is_in_our_form, meaning,
+    one_by_one,
+};
+use crate::container::config::{Dialect, LineKind, LxcConfig};
+use crate::container::mount::{self, Effect};
+use crate::container::rules::{self, DeviceRule, Permission};
+use crate::error::{Error, Result};
+
+/// How many `dev[n]` a container can have (`PVE::LXC::Config`, `MAX_DEVICES`).
+const DEVICE_KEYS: usize = 256;
+
+pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
+    let single = one_by_one(wanted.nodes);
+    let nodes = match wanted.method {
+        Method::Mount => wanted.nodes,
+        Method::Device => &single,
+    };
+    let dialect = config.dialect();
+    let mut decision = Decision {
+        config,
+        wanted,
+        survey: Survey::new(config, nodes),
+        own: wanted.own.iter().filter_map(|own| meaning(own.text.as_ref()?, dialect)).collect(),
+        changes: Changes::default(),
+        used: BTreeSet::new(),
+        mounted: Vec::new(),
+    };
+    let passed_directories = decision.directories();
+    for node in nodes {
+        let is_below = |directory: &&str| node.path.starts_with(&format!("{directory}/"));
+        if passed_directories.iter().any(is_below) {
+            decision.mounted.push(node.clone());
+            continue;
+        }
+        match wanted.method {
+            Method::Mount => decision.mount(node),
+            Method::Device => decision.device(node)?,
+        }
+    }
+    decision.rules();
+    decision.leftovers();
+    Ok(decision.finish())
+}
+
+struct Decision<'a> {
+    config: &'a LxcConfig,
+    wanted: &'a Wanted<'a>,
+    survey: Survey<'a>,
+    /// What the journal says is ours.
+    own: Vec<(String, String)>,
+    changes: Changes,
+    /// Lines that do what is wanted.
+    used: BTreeSet<usize>,
+    /// Nodes that a mount entry passes: those need rules.
+    mounted: Vec<DeviceNode>,
+}
+
+impl<'a> Decision<'a> {
+    fn dialect(&self) -> Dialect {
+        self.config.dialect()
+    }
+
+    /// Whether the journal calls a line ours.
+    fn is_recorded(&self, number: usize) -> bool {
+        let found = meaning(&self.survey.text(number), self.dialect());
+        found.is_some_and(|found| self.own.contains(&found))
+    }
+
+    /// Whether a mount entry is ours, by the journal or by its form.
+    fn is_our_mount(&self, number: usize, node: &DeviceNode) -> bool {
+        self.is_recorded(number) || is_in_our_form(&self.survey.text(number), node, self.dialect())
+    }
+
+    fn mount(&mut self, node: &DeviceNode) {
+        // An entry of Proxmox's own dialog looks like ours: only the journal makes it ours.
+        let (ours, others): (Vec<usize>, Vec<usize>) = self
+            .survey
+            .devices_of(node)
+            .map(|device| device.number)
+            .partition(|number| self.is_recorded(*number));
+        if !others.is_empty() {
+            return self.used.extend(others);
+        }
+        for number in ours {
+            self.changes.remove(number);
+        }
+        self.mounted.push(node.clone());
+        let passing = self.survey.mounts(node, &Effect::Passes);
+        if !passing.is_empty() {
+            return self.used.extend(passing);
+        }
+        let line = mount::line(node, self.dialect());
+        match self.survey.mounts(node, &Effect::AbsoluteTarget).first() {
+            Some(number) => self.changes.correct(*number, line),
+            None => self.changes.add(line),
+        }
+    }
+
+    /// Takes out the lines that pass directories, where nodes are passed one by one; returns the
+    /// directories that somebody else's line passes.
+    fn directories(&mut self) -> Vec<&'a str> {
+        let mut passed = Vec::new();
+        if self.wanted.method == Method::Mount {
+            return passed;
+        }
+        let directories = self.wanted.nodes.iter().filter(|n| n.kind == NodeKind::Directory);
+        for directory in directories {
+            self.take_out_absolute(directory);
+            if !self.take_out_mounts(directory) {
+                passed.push(directory.path.as_str());
+            }
+        }
+        passed
+    }
+
+    fn device(&mut self, node: &DeviceNode) -> Result<()> {
+        let value = device_value(node, self.wanted.users);
+        let devices: Vec<(usize, String)> = self
+            .survey
+            .devices_of(node)
+            .map(|device| (device.number, device.key.clone()))
+            .collect();
+        if let Some((number, key)) = devices.first() {
+            let line = format!("{key}: {value}");
+            let is_other = meaning(&self.survey.text(*number), self.dialect())
+                != meaning(&line, self.dialect());
+            match is_other && self.is_recorded(*number) {
+                true => self.changes.correct(*number, line),
+                false => _ = self.used.insert(*number),
+            }
+            self.take_out_mounts(node);
+            return Ok(());
+        }
+        if !self.take_out_mounts(node) {
+            self.mounted.push(node.clone());
+            return Ok(());
+        }
+        self.take_out_absolute(node);
+        let key = self.free_key()?;
+        self.changes.devices.push(format!("{key}: {value}"));
+        Ok(())
+    }
+
+    /// Takes out our mount entries of a node; `false` where one of somebody else's passes it.
+    fn take_out_mounts(&mut self, node: &DeviceNode) -> bool {
+        let (ours, others): (Vec<usize>, Vec<usize>) = self
+            .survey
+            .mounts(node, &Effect::Passes)
+            .into_iter()
+            .partition(|number| self.is_our_mount(*number, node));
+        for number in ours {
+            self.changes.remove(number);
+        }
+        others.is_empty()
+    }
+
+    fn take_out_absolute(&mut self, node: &DeviceNode) {
+        for number in self.survey.mounts(node, &Effect::AbsoluteTarget) {
+            self.changes.remove(number);
+        }
+    }
+
+    fn free_key(&self) -> Result<String> {
+        let is_used = |key: &String| {
+            self.config.keys().any(|used| used == *key)
+                || self.changes.devices.iter().any(|line| line.starts_with(&format!("{key}:")))
+        };
+        (0..DEVICE_KEYS).map(|number| format!("dev{number}")).find(|key| !is_used(key)).ok_or_else(
+            || {
+                Error::host(format!(
+                    "pass another device: all {DEVICE_KEYS} `dev[n]` of its configuration are in use"
+                ))
+                .hint("`--passthrough mount` needs none")
+            },
+        )
+    }
+
+    /// Rules for what is mounted into a privileged container. A rule that has gone out of date
+    /// becomes the one that is missing.
+    fn rules(&mut self) {
+        if self.survey.is_unprivileged {
+            return;
+        }
+        let all: Vec<(usize, DeviceRule)> = self.survey.rules().collect();
+        let numbers: Vec<(u64, u64)> =
+            self.mounted.iter().flat_map(|node| node.numbers.iter().copied()).collect();
+        let mut outdated = Vec::new();
+        for (number, rule) in &all {
+            match rule.allows_any(&numbers) {
+                true => _ = self.used.insert(*number),
+                false if self.is_recorded(*number) => outdated.push(*number),
+                false => {}
+            }
+        }
+        let is_outdated = |(number, rule): &&(usize, DeviceRule)| {
+            rule.is_outdated(self.wanted.majors) && !outdated.contains(number)
+        };
+        let of_others: Vec<usize> =
+            all.iter().filter(is_outdated).map(|(number, _)| *number).collect();
+        // One before a rule that denies would not count.
+        let denying = all.iter().filter(|(_, rule)| rule.denies()).map(|(number, _)| *number).max();
+        let counts = |number: &usize| denying.is_none_or(|denying| *number > denying);
+        let mut candidates = outdated.into_iter().chain(of_others).filter(counts);
+        let rules: Vec<DeviceRule> = all.into_iter().map(|(_, rule)| rule).collect();
+        let mut written: Vec<(u64, u64)> = Vec::new();
+        for number in numbers {
+            if rules::permission(&rules, number) != Permission::Unmentioned
+                || written.contains(&number)
+            {
+                continue;
+            }
+            written.push(number);
+            let line = rules::line(number, self.dialect());
+            match candidates.next() {
+                Some(old) => self.changes.correct(old, line),
+                None => self.changes.add(line),
+            }
+        }
+    }
+
+    /// What is ours and no longer wanted goes.
+    fn leftovers(&mut self) {
+        let meaning_of = |number: &usize| meaning(&self.survey.text(*number), self.dialect());
+        let used: Vec<_> = self.used.iter().map(meaning_of).collect();
+        let is_left = |number: &usize| {
+            self.is_recorded(*number)
+                && !used.contains(&meaning_of(number))
+                && !self.changes.touches(*number)
+        };
+        let numbers = self.survey.lines.iter().map(|line| line.number);
+        let left: Vec<usize> = numbers.filter(is_left).collect();
+        for number in left {
+            self.changes.remove(number);
+        }
+        if self.wanted.method == Method::Mount || self.survey.is_unprivileged {
+            return;
+        }
+        // Rules in our form for what Proxmox VE passes now.
+        for node in self.survey.nodes {
+            if self.mounted.contains(node) {
+                continue;
+            }
+            for line in &self.survey.lines {
+                let is_rule = DeviceRule::parse(line).is_some();
+                if is_rule && is_in_our_form(&line.text, node, self.dialect()) {
+                    self.changes.remove(line.number);
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> Edit {
+        let text = |number: &usize| self.survey.text(*number);
+        let untouched = self.survey.lines.iter().filter(|l| !self.changes.touches(l.number));
+        let foreign = untouched.filter(|line| !self.is_recorded(line.number));
+        let corrected = &self.changes.corrected;
+        Edit {
+            config: self.changes.apply(self.config),
+            lines_added: [&self.changes.devices[..], &self.changes.added[..]].concat(),
+            lines_corrected: corrected.iter().map(|(n, new)| (text(n), new.clone())).collect(),
+            lines_removed: self.changes.removed.iter().map(text).collect(),
+            foreign: foreign.filter_map(|line| self.survey.foreign(line)).collect(),
+            own: self.own_lines(),
+        }
+    }
+
+    /// What is ours when the changes are made.
+    fn own_lines(&self) -> Vec<OwnLine> {
+        let mut own = Vec::new();
+        let mut known = BTreeSet::new();
+        let lines = &self.survey.lines;
+        for record in self.wanted.own {
+            let Some(old) = record.text.as_ref().and_then(|text| meaning(text, self.dialect()))
+            else {
+                let is_back = |line: &&str| {
+                    let wanted = meaning(line, self.dialect());
+                    lines.iter().any(|line| meaning(&line.text, self.dialect()) == wanted)
+                };
+                if !record.replaced.as_deref().as_ref().is_some_and(is_back) {
+                    own.push(record.clone());
+                }
+                continue;
+            };
+            let is_it = |line: &&crate::container::config::Line<'_>| match &line.kind {
+                LineKind::Raw { key, value } | LineKind::Setting { key, value } => {
+                    (key, value) == (&old.0, &old.1)
+                }
+                _ => false,
+            };
+            let numbers: Vec<usize> = lines.iter().filter(is_it).map(|line| line.number).collect();
+            known.extend(numbers.iter().copied());
+            let Some(number) = numbers.first() else { continue };
+            let text = match self.changes.corrected.get(number) {
+                Some(new) => Some(new.clone()),
+                None if self.changes.removed.contains(number) => None,
+                None => record.text.clone(),
+            };
+            if text.is_some() || record.replaced.is_some() {
+                own.push(OwnLine { text, replaced: record.replaced.clone() });
+            }
+        }
+        own.extend(self.new_own_lines(&known));
+        own
+    }
+
+    /// Lines that were nobody's of ours before: corrected, taken out, adopted, added.
+    fn new_own_lines(&self, known: &BTreeSet<usize>) -> Vec<OwnLine> {
+        let mut own = Vec::new();
+        for line in self.survey.lines.iter().filter(|line| !known.contains(&line.number)) {
+            let text = line.text.clone().into_owned();
+            if let Some(new) = self.changes.corrected.get(&line.number) {
+                own.push(OwnLine { text: Some(new.clone()), replaced: Some(text) });
+                continue;
+            }
+            let in_our_form = |node: &DeviceNode| {
+                is_in_our_form(&text, node, self.dialect()) || self.is_our_device(line.number, node)
+            };
+            let mut nodes = self.survey.nodes.iter().chain(self.wanted.nodes);
+            let is_ours = nodes.any(in_our_form);
+            match (self.changes.removed.contains(&line.number), is_ours) {
+                (true, false) => own.push(OwnLine { text: None, replaced: Some(text) }),
+                (false, true) if self.used.contains(&line.number) => {
+                    own.push(OwnLine { text: Some(text), replaced: None });
+                }
+                _ => {}
+            }
+        }
+        let added = self.changes.devices.iter().chain(&self.changes.added);
+        own.extend(added.map(|line| OwnLine { text: Some(line.clone()), replaced: None }));
+        own
+    }
+
+    /// Whether a `dev[n]` equals the one that we would write, while we write such.
+    fn is_our_device(&self, number: usize, node: &DeviceNode) -> bool {
+        let value = device_value(node, self.wanted.users);
+        self.wanted.method == Method::Device
+            && meaning(&self.survey.text(number), self.dialect())
+                .is_some_and(|(key, found)| key.starts_with("dev") && found == value)
+    }
+}

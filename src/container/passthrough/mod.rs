@@ -1,0 +1,203 @@
+//! From the device nodes a container should have to the edit of its configuration file.
+//!
+//! [`edit`] compares the live section with what is wanted. It owns lines by their meaning, the path
+//! of the device: those that nvstage wrote ([`OwnLine`], kept in the journal) and those in exactly
+//! its form. It adds what is missing, corrects lines of the replaced script's form and rules with
+//! a major that no driver has any more, takes out what it owns and nobody wants any longer, and
+//! tells of every other line about NVIDIA devices without touching it. Editing the result again
+//! changes nothing. [`withdraw`] undoes it, [`renumber`] follows majors that have changed.
+
+mod change;
+mod decide;
+mod survey;
+mod undo;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Dialect, LxcConfig};
+use super::mount;
+use super::rules;
+use crate::error::Result;
+
+pub use self::undo::{Renumbered, renumber, withdraw};
+
+/// How device nodes get into a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `lxc.mount.entry` lines, and rules for a privileged container.
+    #[default]
+    Mount,
+    /// Proxmox VE's `dev[n]`, 8.1 and newer: it makes the nodes itself at every start, with the
+    /// numbers that the host's have then.
+    Device,
+}
+
+/// A device node of the host that a container should have at the same path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceNode {
+    /// The path, `/dev/nvidia0`.
+    pub path: String,
+    /// Whether it is the node itself or a directory of nodes.
+    pub kind: NodeKind,
+    /// Major and minor number of the node, or of every node in the directory.
+    pub numbers: Vec<(u64, u64)>,
+}
+
+/// What is at the path of a [`DeviceNode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// A character device.
+    File,
+    /// A directory of character devices, `/dev/nvidia-caps`.
+    Directory,
+}
+
+/// Who inside may use a node that Proxmox VE makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Users {
+    /// Everybody: `mode=0666`, as the host's own nodes have it.
+    #[default]
+    Everybody,
+    /// Root and the group with this number inside: `gid=…,mode=0660`.
+    Group(u32),
+}
+
+/// What a container should have.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The nodes.
+    pub nodes: &'a [DeviceNode],
+    /// How they get inside.
+    pub method: Method,
+    /// Who may use them there; for [`Method::Device`] alone.
+    pub users: Users,
+    /// The majors that character devices of this host have now; empty where that is not known, and
+    /// then no rule is taken for an outdated one.
+    pub majors: &'a BTreeSet<u64>,
+    /// The lines that nvstage wrote before.
+    pub own: &'a [OwnLine],
+}
+
+/// A line of a configuration file that nvstage wrote, and what stood there before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnLine {
+    /// The line; `None` where one of somebody else's was taken out and nothing put in its place.
+    pub text: Option<String>,
+    /// The line of somebody else's that it took the place of.
+    pub replaced: Option<String>,
+}
+
+/// What has to change in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// The file as it should be.
+    pub config: LxcConfig,
+    /// Lines that are added, in the order in which they stand.
+    pub lines_added: Vec<String>,
+    /// Lines that are corrected in place: before, after.
+    pub lines_corrected: Vec<(String, String)>,
+    /// Lines that are taken out.
+    pub lines_removed: Vec<String>,
+    /// Lines about NVIDIA devices that are somebody else's and stay as they are.
+    pub foreign: Vec<ForeignLine>,
+    /// What is nvstage's afterwards, for the journal.
+    pub own: Vec<OwnLine>,
+}
+
+impl Edit {
+    /// Whether the file changes at all.
+    pub fn changed(&self) -> bool {
+        !self.lines_added.is_empty()
+            || !self.lines_corrected.is_empty()
+            || !self.lines_removed.is_empty()
+    }
+
+    /// The `dev[n]` entries that are added, as key and value, where nothing else changes: those
+    /// that Proxmox VE 9 adds to a running container.
+    pub fn only_devices(&self) -> Option<Vec<(&str, &str)>> {
+        if !self.lines_corrected.is_empty() || !self.lines_removed.is_empty() {
+            return None;
+        }
+        let is_device = |line: &String| line.starts_with("dev");
+        let all = !self.lines_added.is_empty() && self.lines_added.iter().all(is_device);
+        let pairs = || self.lines_added.iter().filter_map(|line| line.split_once(": ")).collect();
+        all.then(pairs)
+    }
+}
+
+/// A line that was found and left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignLine {
+    /// Its number in the file that was read, from 1.
+    pub number: usize,
+    /// Its text.
+    pub text: String,
+    /// Why it was left alone, and what it does or fails to do.
+    pub why: String,
+}
+
+/// Computes the edit that gives the container these nodes.
+///
+/// A privileged container also gets a rule for every device number that no rule allows yet; a rule
+/// that denies one by name is obeyed. A node that somebody else's line passes is passed.
+///
+/// # Errors
+/// Host error when all 256 `dev[n]` are in use.
+pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
+    decide::edit(config, wanted)
+}
+
+/// The value of the `dev[n]` that passes a node.
+fn device_value(node: &DeviceNode, users: Users) -> String {
+    let path = &node.path;
+    match users {
+        Users::Everybody => format!("{path},mode=0666"),
+        Users::Group(gid) => format!("{path},gid={gid},mode=0660"),
+    }
+}
+
+/// Capabilities that are no MIG instance's: `mig/config` and `mig/monitor`, the first two of
+/// `/proc/driver/nvidia-caps/mig-minors`. Whoever holds them divides the GPU anew.
+const LAST_ADMINISTRATIVE_CAPABILITY: u64 = 2;
+
+/// The nodes one by one: Proxmox VE passes no directories. Nodes in `/dev/nvidia-caps` are called
+/// after their minor.
+fn one_by_one(nodes: &[DeviceNode]) -> Vec<DeviceNode> {
+    let inside = |node: &DeviceNode| -> Vec<DeviceNode> {
+        if node.kind == NodeKind::File {
+            return vec![node.clone()];
+        }
+        let of_instances =
+            node.numbers.iter().filter(|(_, minor)| *minor > LAST_ADMINISTRATIVE_CAPABILITY);
+        let file = |number: &(u64, u64)| DeviceNode {
+            path: format!("{}/nvidia-cap{}", node.path, number.1),
+            kind: NodeKind::File,
+            numbers: vec![*number],
+        };
+        of_instances.map(file).collect()
+    };
+    nodes.iter().flat_map(inside).collect()
+}
+
+/// Key and value of a line, whichever way it is written.
+fn meaning(text: &str, dialect: Dialect) -> Option<(String, String)> {
+    use super::config::LineKind;
+    let config = LxcConfig::parse(text.as_bytes(), dialect);
+    match config.lines().next()?.kind {
+        LineKind::Raw { key, value } | LineKind::Setting { key, value } => Some((key, value)),
+        _ => None,
+    }
+}
+
+/// Whether a line is one that passes a node, or allows one of its numbers, in exactly our form.
+fn is_in_our_form(text: &str, node: &DeviceNode, dialect: Dialect) -> bool {
+    let ours = |line: String| meaning(text, dialect) == meaning(&line, dialect);
+    ours(mount::line(node, dialect))
+        || node.numbers.iter().any(|number| ours(rules::line(*number, dialect)))
+}

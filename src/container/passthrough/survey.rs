@@ -1,0 +1,127 @@
+//! What the live section of a configuration says about NVIDIA devices, beside what is wanted.
+
+use super::{DeviceNode, ForeignLine};
+use crate::container::config::{Access, Line, LineKind, LxcConfig, PassedDevice};
+use crate::container::mount::{self, Effect, MountEntry};
+use crate::container::rules::DeviceRule;
+
+/// The live section, taken apart.
+pub(super) struct Survey<'a> {
+    pub(super) lines: Vec<Line<'a>>,
+    pub(super) devices: Vec<PassedDevice>,
+    pub(super) nodes: &'a [DeviceNode],
+    pub(super) is_unprivileged: bool,
+}
+
+impl<'a> Survey<'a> {
+    pub(super) fn new(config: &'a LxcConfig, nodes: &'a [DeviceNode]) -> Self {
+        let is_unprivileged = config.is_unprivileged();
+        Self { lines: config.lines().collect(), devices: config.devices(), nodes, is_unprivileged }
+    }
+
+    /// The numbers of the lines whose mount entry has this effect on a node.
+    pub(super) fn mounts(&self, node: &DeviceNode, wanted: &Effect) -> Vec<usize> {
+        let number = |line: &Line<'_>| {
+            let entry = mount_entry(line)?;
+            (entry.is_from(&node.path) && entry.effect(node) == *wanted).then_some(line.number)
+        };
+        self.lines.iter().filter_map(number).collect()
+    }
+
+    /// The `dev[n]` that pass a node, for reading and writing.
+    pub(super) fn devices_of(&self, node: &DeviceNode) -> impl Iterator<Item = &PassedDevice> {
+        self.devices
+            .iter()
+            .filter(|device| device.path == node.path && device.access == Access::ReadWrite)
+    }
+
+    /// The rules about devices, with the numbers of their lines.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (usize, DeviceRule)> {
+        self.lines.iter().filter_map(|line| Some((line.number, DeviceRule::parse(line)?)))
+    }
+
+    /// The text of a line, by its number.
+    pub(super) fn text(&self, number: usize) -> String {
+        let line = self.lines.get(number.wrapping_sub(1));
+        line.map(|line| line.text.clone().into_owned()).unwrap_or_default()
+    }
+
+    /// What there is to tell of a line; `None` for one that is not about NVIDIA devices, or does
+    /// what it should.
+    pub(super) fn foreign(&self, line: &Line<'_>) -> Option<ForeignLine> {
+        let (number, text) = (line.number, line.text.clone().into_owned());
+        self.remark(line).map(|why| ForeignLine { number, text, why })
+    }
+
+    /// Why a line is worth telling of; `None` for one that is not, or that does what it should.
+    fn remark(&self, line: &Line<'_>) -> Option<String> {
+        let names_node = line.text.contains("/dev/nvidia");
+        match &line.kind {
+            LineKind::Comment => names_node.then(|| "it is a comment".to_owned()),
+            LineKind::Other => names_node.then(|| "it is not understood".to_owned()),
+            LineKind::Setting { key, .. } => names_node.then(|| self.remark_on_setting(line, key)),
+            LineKind::Raw { key, .. } => {
+                if let Some(rule) = DeviceRule::parse(line) {
+                    let numbers: Vec<_> =
+                        self.nodes.iter().flat_map(|node| node.numbers.iter().copied()).collect();
+                    return rule.remark(&numbers, self.is_unprivileged);
+                }
+                match mount_entry(line) {
+                    Some(entry) => self.remark_on_mount(&entry),
+                    None => line
+                        .text
+                        .to_ascii_lowercase()
+                        .contains("nvidia")
+                        .then(|| format!("`{key}` is not a device line")),
+                }
+            }
+            LineKind::Blank => None,
+        }
+    }
+
+    fn remark_on_mount(&self, entry: &MountEntry<'_>) -> Option<String> {
+        if let Some(node) = self.nodes.iter().find(|node| entry.is_from(&node.path)) {
+            return match entry.effect(node) {
+                Effect::Passes => None,
+                Effect::Wrong(why) => Some(why),
+                Effect::AbsoluteTarget => Some(
+                    "LXC ignores its absolute target, and another line passes the node".to_owned(),
+                ),
+            };
+        }
+        if let Some(node) = self.nodes.iter().find(|node| entry.covers(&node.path)) {
+            return Some(format!("it hides `{}` behind `{}`", node.path, entry.source));
+        }
+        let is_about_nvidia = entry.source.to_ascii_lowercase().contains("nvidia")
+            || entry.target.to_ascii_lowercase().contains("nvidia");
+        is_about_nvidia.then(|| format!("`{}` is not among the devices passed", entry.source))
+    }
+
+    fn remark_on_setting(&self, line: &Line<'_>, key: &str) -> String {
+        let mut devices = self.devices.iter();
+        let Some(device) = devices.find(|device| device.number == line.number) else {
+            return match self.devices.iter().any(|device| device.key == key) {
+                true => format!("a later `{key}` overrides it"),
+                false => "it is a setting of Proxmox VE".to_owned(),
+            };
+        };
+        if !self.nodes.iter().any(|node| node.path == device.path) {
+            return format!("`{}` is not among the devices passed", device.path);
+        }
+        if device.access == Access::ReadOnly {
+            return "Proxmox VE passes the node itself, but read-only".to_owned();
+        }
+        let mode = device.mode.as_deref().unwrap_or("0660");
+        match mode.ends_with('6') || mode.ends_with('7') {
+            true => "Proxmox VE passes the node itself".to_owned(),
+            false => format!("Proxmox VE passes the node itself, with mode {mode}"),
+        }
+    }
+}
+
+fn mount_entry<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {
+    match &line.kind {
+        LineKind::Raw { key, value } if key == mount::KEY => Some(MountEntry::parse(value)),
+        _ => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! The way back: device lines taken out, what they replaced put back; and with it, if asked for, the
+//! driver's userland and the packages.
+//!
+//! Order of events: uninstall inside while the container still runs as it is; edit the
+//! configuration; restart. Lines that somebody has edited since are theirs and stay.
+
+use std::time::Duration;
+
+use crate::apt;
+use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
+use crate::engine::configure::{self, Applied, Change};
+use crate::engine::journal;
+use crate::engine::steps::Steps;
+use crate::engine::survey::{self, Configuration};
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::host::wait;
+use crate::journal::{Journal, State};
+use crate::report::{ContainerReport, Outcome, Step};
+use crate::runfile::options;
+use crate::runtime::{Inside, Session};
+
+const UNINSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("uninstall.sh"));
+const PURGE: &str = concat!(include_str!("../prelude.sh"), include_str!("purge.sh"));
+
+/// The uninstaller's log lies beside it.
+const LOG: &str = "/var/log/nvstage-nvidia-installer.log";
+/// Removing takes seconds, purging packages minutes.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// How long after an edit of a stopped container the hook of its stop may still write the old file.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What is taken out beside the device lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Removal {
+    /// Nothing.
+    Devices,
+    /// The driver's userland.
+    Driver,
+    /// That, the packages that were installed for it, and apt's key, source and pins.
+    Everything,
+}
+
+/// Works on one container. The report holds the error, if there was one.
+pub fn run<'a>(
+    session: &'a Session<'a>,
+    events: &'a dyn Events,
+    removal: Removal,
+) -> ContainerReport {
+    let mut work = Work { session, steps: Steps::new(session, events) };
+    let result = work.carry_out(removal);
+    work.steps.into_report(result)
+}
+
+struct Work<'a> {
+    session: &'a Session<'a>,
+    steps: Steps<'a>,
+}
+
+impl Work<'_> {
+    fn carry_out(&mut self, removal: Removal) -> Result<()> {
+        let session = self.session;
+        let (journal, pid) = self.steps.step(Step::Facts, || {
+            let read = Configuration::read(session)?;
+            survey::refuse_locked(&read.config)?;
+            if removal > Removal::Devices {
+                survey::refuse(&read.config)?;
+            }
+            let journal = journal::load(&session.host.paths, session.ctid)?;
+            let pid = session.init_process()?;
+            let state = if pid.is_some() { "running" } else { "stopped" };
+            Ok((Outcome::Unchanged(state.to_owned()), (journal, pid)))
+        })?;
+        let was_running = pid.is_some();
+        if removal > Removal::Devices {
+            self.inside(removal, journal.as_ref(), pid)?;
+        }
+        let taken = self.lines()?;
+        self.power(was_running, &taken)
+    }
+
+    /// Removes what was installed inside; a stopped container is started for it.
+    fn inside(
+        &mut self,
+        removal: Removal,
+        journal: Option<&Journal>,
+        pid: Option<u32>,
+    ) -> Result<()> {
+        let session = self.session;
+        let was_running = pid.is_some();
+        let pid = match pid {
+            Some(pid) => pid,
+            None => self.steps.step(Step::Power, || {
+                Ok((Outcome::Changed("started".to_owned()), session.start()?))
+            })?,
+        };
+        let mut result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
+        if result.is_ok() && removal == Removal::Everything {
+            let packages = journal.map_or(&[][..], |journal| &journal.packages);
+            result = self.steps.step(Step::Packages, || Ok((purge(session, packages)?, ())));
+        }
+        if was_running {
+            return result;
+        }
+        // Whatever happened, it goes back to what it was; the first error counts.
+        let began = self.steps.begin(Step::Restore);
+        let stopped = session.stop_regardless();
+        let outcome = stopped.map(|()| (Outcome::Changed("stopped again".to_owned()), ()));
+        let stopped = self.steps.finish(Step::Restore, outcome, began);
+        result.and(stopped)
+    }
+
+    fn lines(&mut self) -> Result<Taken> {
+        let session = self.session;
+        session.host.cancel.check()?;
+        let began = self.steps.begin(Step::Passthrough);
+        let result = take_out(session);
+        if let Ok((_, Taken { edit, .. })) = &result {
+            for line in &edit.foreign {
+                self.steps.warn(&format!("kept `{}`: {}", line.text, line.why));
+            }
+            for line in &edit.lines_removed {
+                self.steps.detail(format!("configuration: took out `{line}`"));
+            }
+            for (old, new) in &edit.lines_corrected {
+                self.steps.detail(format!("configuration: put `{new}` back for `{old}`"));
+            }
+            for line in &edit.lines_added {
+                self.steps.detail(format!("configuration: put `{line}` back"));
+            }
+        }
+        self.steps.finish(Step::Passthrough, result, began)
+    }
+
+    fn power(&mut self, was_running: bool, taken: &Taken) -> Result<()> {
+        let session = self.session;
+        self.steps.step(Step::Power, || {
+            let changed = taken.edit.changed();
+            let outcome = match (was_running, changed || still_has(session, taken)?) {
+                (_, false) => Outcome::Unchanged("no restart needed".to_owned()),
+                (false, true) => {
+                    wait::wait(SETTLED, &session.host.cancel)?;
+                    Outcome::Unchanged("stopped".to_owned())
+                }
+                (true, true) => {
+                    session.restart()?;
+                    Outcome::Changed("restarted: it was started with its devices".to_owned())
+                }
+            };
+            // Whether lines of ours came back: the hook of a stop writes what it has read before.
+            let read = Configuration::read(session)?;
+            match changed && passthrough::withdraw(&read.config, &taken.own).changed() {
+                true => Err(configure::lost(session)),
+                false => Ok((outcome, ())),
+            }
+        })
+    }
+}
+
+/// What was taken out of a configuration.
+struct Taken {
+    edit: Edit,
+    /// The lines that were ours.
+    own: Vec<OwnLine>,
+    /// The nodes that they passed.
+    nodes: Vec<DeviceNode>,
+}
+
+/// The edit of the configuration; where somebody else changed the file meanwhile, once more.
+fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
+    for _ in 0..2 {
+        let read = Configuration::read(session)?;
+        let paths = &session.host.paths;
+        let Some(journal) = journal::load(paths, session.ctid)? else {
+            let edit = passthrough::withdraw(&read.config, &[]);
+            let taken = Taken { edit, own: Vec::new(), nodes: Vec::new() };
+            let why = "nvstage has put nothing in on this host";
+            return Ok((Outcome::Unchanged(why.to_owned()), taken));
+        };
+        let edit = passthrough::withdraw(&read.config, &journal.lines);
+        let mut after = journal.clone();
+        after.state = State::Detached;
+        after.lines.clear();
+        if !edit.changed() {
+            if after != journal {
+                journal::save(paths, &after)?;
+            }
+            let taken = Taken { edit, own: journal.lines, nodes: journal.nodes };
+            let why = "no line of nvstage's is there";
+            return Ok((Outcome::Unchanged(why.to_owned()), taken));
+        }
+        let change = Change { read: &read, edit: &edit, own: &journal.lines, journal: &after };
+        if configure::write(session, change)? == Applied::Written {
+            let outcome = Outcome::Changed(describe(&edit));
+            return Ok((outcome, Taken { edit, own: journal.lines, nodes: journal.nodes }));
+        }
+    }
+    Err(configure::changed(session))
+}
+
+/// Whether the container still runs with nodes that no line passes any more, after a run that was
+/// killed before the restart.
+fn still_has(session: &Session<'_>, taken: &Taken) -> Result<bool> {
+    let Some(pid) = session.init_process()? else { return Ok(false) };
+    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let is_mounted = |node: &&DeviceNode| {
+        let target = |line: &str| line.split(' ').nth(4) == Some(node.path.as_str());
+        mounts.lines().any(target)
+    };
+    let is_passed =
+        |node: &DeviceNode| taken.edit.foreign.iter().any(|line| line.text.contains(&node.path));
+    Ok(taken.nodes.iter().filter(is_mounted).any(|node| !is_passed(node)))
+}
+
+fn describe(edit: &Edit) -> String {
+    let taken = edit.lines_removed.len() + edit.lines_corrected.len();
+    let back = edit.lines_added.len() + edit.lines_corrected.len();
+    let lines =
+        |count: usize| if count == 1 { "1 line".to_owned() } else { format!("{count} lines") };
+    match back {
+        0 => format!("took out {}", lines(taken)),
+        _ => format!("took out {}, put back {}", lines(taken), lines(back)),
+    }
+}
+
+fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
+    let root = survey::root(session, pid)?;
+    let Some(record) = survey::record(&root) else {
+        return forget_driver(session, "no driver of NVIDIA's installer is there");
+    };
+    let Some(version) = record.version else {
+        return Err(Error::install(
+            "uninstall the driver: the installer's record names no version",
+        ));
+    };
+    let mut arguments = vec![LOG.to_owned()];
+    arguments.extend(options::uninstaller_flags(&version, LOG));
+    let ran = session.run_inside(&Inside { script: UNINSTALL, arguments, limit: LIMIT })?;
+    let failed = || Error::install(format!("uninstall driver {version}"));
+    if ran.answer.has("busy") {
+        return Err(failed()
+            .because("another installer is at work inside the container, for 15 minutes now"));
+    }
+    if ran.answer.has("missing") {
+        return Err(failed()
+            .because("`nvidia-uninstall` is not in the container")
+            .hint("`nvstage provision` repairs the installation; then run the command again"));
+    }
+    let status: Option<i32> = ran.answer.number("status");
+    let left: Vec<String> =
+        record.files.into_iter().filter(|file| root.size(file).is_ok()).collect();
+    if status != Some(0) || survey::record(&root).is_some() {
+        let status = status.map_or(ran.ended.to_string(), |status| format!("status {status}"));
+        return Err(failed()
+            .because(format!("its uninstaller ended with {status}"))
+            .because(ran.answer.text("log")));
+    }
+    let put_back: Vec<&String> =
+        left.iter().filter(|file| !record.put_away.contains(file)).collect();
+    if let Some(file) = put_back.first() {
+        return Err(failed().because(format!("`{file}` is still there")));
+    }
+    forget_driver(session, "").map(|_| Outcome::Changed(format!("driver {version} uninstalled")))
+}
+
+fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
+    if journal::load(&session.host.paths, session.ctid)?.is_some() {
+        journal::update(&session.host.paths, session.ctid, |journal| journal.driver = None)?;
+    }
+    Ok(Outcome::Unchanged(why.to_owned()))
+}
+
+fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
+    let files = [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" ");
+    let arguments = [&[files][..], packages].concat();
+    let ran = session.run_inside(&Inside { script: PURGE, arguments, limit: LIMIT })?;
+    let failed = || Error::install(format!("remove {}", packages.join(" ")));
+    if ran.answer.has("needed-by") {
+        return Err(failed()
+            .because(format!(
+                "something else needs them: {}",
+                ran.answer.text("needed-by").replace('\n', " ")
+            ))
+            .hint("remove that first, or leave the packages: `--uninstall` without `--purge`"));
+    }
+    if !ran.answer.has("end") {
+        let what = ran.answer.get("failed").unwrap_or("apt");
+        return Err(failed()
+            .because(format!("`{what}` failed, {}", ran.ended))
+            .hint("the log of this run has apt's whole output"));
+    }
+    if journal::load(&session.host.paths, session.ctid)?.is_some() {
+        journal::update(&session.host.paths, session.ctid, |journal| journal.packages.clear())?;
+    }
+    Ok(match packages.is_empty() {
+        true => {
+            Outcome::Unchanged("no packages were installed for it; apt's files removed".to_owned())
+        }
+        false => Outcome::Changed(format!("removed {}, and apt's files", packages.join(" "))),
+    })
+}
