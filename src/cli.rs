@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cmd::{
-    Context, bundle, cache, detach, gpus, phoenix, plan, prefetch, provision, verify,
+    Context, bundle, cache, detach, gpus, host_setup, phoenix, plan, prefetch, provision, refresh,
+    verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -58,6 +59,8 @@ enum Verb {
     Verify(verify::Arguments),
     Detach(detach::Arguments),
     Gpus(gpus::Arguments),
+    Refresh(refresh::Arguments),
+    HostSetup(host_setup::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -132,6 +135,15 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             printer.gpus(&gpus::run(context, arguments)?);
             ExitCode::Done
         }
+        Verb::Refresh(arguments) => {
+            let refreshed = refresh::run(context, arguments)?;
+            printer.refreshed(&refreshed);
+            refreshed.exit
+        }
+        Verb::HostSetup(arguments) => {
+            printer.host_setup(&host_setup::run(context, arguments, &own_path()?)?);
+            ExitCode::Done
+        }
         Verb::Cache(arguments) => {
             let answer = cache::run(context, arguments)?;
             printer.cache(&answer);
@@ -147,6 +159,12 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         // Taken before: it prints in a form of its own.
         Verb::Phoenix(_) => ExitCode::General,
     })
+}
+
+/// Where this program lies.
+fn own_path() -> Result<PathBuf, Error> {
+    std::env::current_exe()
+        .map_err(|error| Error::host("find the path of this program").because(error))
 }
 
 fn as_phoenix(arguments: &phoenix::Arguments, paths: Paths) -> ExitCode {

@@ -5,10 +5,12 @@ pub mod bundle;
 pub mod cache;
 pub mod detach;
 pub mod gpus;
+pub mod host_setup;
 pub mod phoenix;
 pub mod plan;
 pub mod prefetch;
 pub mod provision;
+pub mod refresh;
 pub mod verify;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ pub mod locked;
 pub mod metadata;
 pub mod packages;
 pub mod provision;
+pub mod refresh;
 pub mod resolve;
 pub mod sharing;
 pub mod shown;

@@ -24,6 +24,7 @@ use crate::report::Report;
 use pace::Pace;
 
 mod cache;
+mod refresh;
 
 /// Columns where the terminal does not say how many it has.
 const WIDTH: u16 = 80;
