@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cmd::{
-    Context, bundle, cache, detach, gpus, host_setup, phoenix, plan, prefetch, provision, refresh,
-    verify,
+    Context, bundle, cache, detach, doctor, gpus, host_setup, phoenix, plan, prefetch, provision,
+    refresh, verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -28,7 +28,7 @@ Exit codes:
   4   host configuration error
   5   installation error: download, verification, installer, apt, checks
   6   the container could not be stopped or started
-  10  plan, verify: something differs";
+  10  plan, verify: something differs; doctor: something is wrong";
 
 /// NVIDIA's driver userland and CUDA in Proxmox VE LXC containers, from one verified cache
 #[derive(Debug, Parser)]
@@ -58,6 +58,7 @@ enum Verb {
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
     Detach(detach::Arguments),
+    Doctor(doctor::Arguments),
     Gpus(gpus::Arguments),
     Refresh(refresh::Arguments),
     HostSetup(host_setup::Arguments),
@@ -143,6 +144,11 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         Verb::HostSetup(arguments) => {
             printer.host_setup(&host_setup::run(context, arguments, &own_path()?)?);
             ExitCode::Done
+        }
+        Verb::Doctor(arguments) => {
+            let examined = doctor::run(context, arguments)?;
+            printer.doctor(&examined);
+            examined.exit
         }
         Verb::Cache(arguments) => {
             let answer = cache::run(context, arguments)?;

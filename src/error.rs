@@ -30,7 +30,7 @@ pub enum ExitCode {
     Install,
     /// 6: the container could not be stopped or started in time.
     Restart,
-    /// 10: `plan` or `verify` found something that differs.
+    /// 10: `plan` or `verify` found something that differs, `doctor` something that is wrong.
     Differs,
 }
 

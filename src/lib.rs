@@ -10,7 +10,7 @@
 //! | 4 | `engine` | carry out steps on one container |
 //! | 3 | `fetch` < `cache` < `runtime` | stores and containers |
 //! | 2 | `host` | the live machine |
-//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `report`, `diff`, `phoenix` | pure: text and values |
+//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `doctor`, `report`, `diff`, `phoenix` | pure: text and values |
 //! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer` | words |
 
 pub mod answer;
@@ -24,6 +24,7 @@ pub mod container;
 pub mod ctid;
 pub mod diff;
 pub mod digest;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod event;

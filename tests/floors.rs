@@ -21,6 +21,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "artifact",
             "container",
             "diff",
+            "doctor",
             "facts",
             "gpu",
             "journal",

@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod cache;
 pub mod detach;
+pub mod doctor;
 pub mod gpus;
 pub mod host_setup;
 pub mod phoenix;

@@ -10,6 +10,7 @@ pub mod check;
 pub mod closure;
 pub mod configure;
 pub mod detach;
+pub mod doctor;
 pub mod driver;
 pub mod journal;
 pub mod locked;

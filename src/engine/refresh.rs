@@ -15,7 +15,6 @@ use crate::container::passthrough::Method;
 use crate::engine::configure;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
-use crate::gpu::Capability;
 use crate::host::Host;
 use crate::host::devices::Inventory;
 use crate::host::modules::Module;
@@ -57,11 +56,11 @@ pub struct Prepared {
 /// Host error when there is no driver, or it cannot be loaded; the interruption.
 pub fn prepare(host: &Host, log: &RunLog) -> Result<Prepared> {
     let mut prepared = Prepared::default();
-    let before = inventory(&host.paths)?;
+    let before = Inventory::read(&host.paths)?;
     for module in Module::ALL {
         prepared.module(host, (module, &before), log)?;
     }
-    let now = inventory(&host.paths)?;
+    let now = Inventory::read(&host.paths)?;
     if !Module::Nvidia.is_loaded(&host.paths, &now) {
         return Err(Error::host("find the kernel module `nvidia` after `modprobe` loaded it")
             .hint("`dmesg` may have the reason"));
@@ -252,45 +251,6 @@ impl Patience {
             }
             self.left -= 1;
             wait()?;
-        }
-    }
-}
-
-/// What the kernel says of NVIDIA's devices, with majors and capabilities.
-fn inventory(paths: &Paths) -> Result<Inventory> {
-    let mut inventory = Inventory::read(paths)?;
-    if inventory.majors.is_empty() {
-        let text = std::fs::read_to_string(paths.proc_devices()).unwrap_or_default();
-        let characters = text.split("Block devices:").next().unwrap_or_default();
-        let entry = |line: &str| {
-            let (major, name) = line.trim().split_once(' ')?;
-            Some((name.to_owned(), major.parse().ok()?))
-        };
-        inventory.majors = characters.lines().filter_map(entry).collect();
-    }
-    if inventory.capabilities.is_empty() {
-        let root = paths.proc_nvidia().join("capabilities");
-        capabilities(&root, &root, &mut inventory.capabilities);
-        inventory.capabilities.sort_by_key(|capability| capability.minor);
-    }
-    Ok(inventory)
-}
-
-fn capabilities(directory: &Path, root: &Path, found: &mut Vec<Capability>) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            capabilities(&path, root, found);
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let value = |wanted: &str| {
-            let mut fields = text.lines().filter_map(|line| line.split_once(':'));
-            fields.find(|(key, _)| *key == wanted).and_then(|(_, value)| value.trim().parse().ok())
-        };
-        if let (Some(minor), Some(mode)) = (value("DeviceFileMinor"), value("DeviceFileMode")) {
-            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            found.push(Capability { name, minor, mode });
         }
     }
 }

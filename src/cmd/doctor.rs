@@ -1,0 +1,92 @@
+//! `nvstage doctor [CTID…]`: what is wrong on this host and in its containers, and what helps.
+//! Nothing is changed.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, RuntimeArgument};
+use crate::ctid::Ctid;
+use crate::doctor::Diagnosis;
+use crate::engine::doctor;
+use crate::error::{ExitCode, Result};
+use crate::event::Event;
+use crate::host::runlog::RunLog;
+use crate::runtime::{self, Runtime, Session};
+
+/// Find what is wrong on this host and in its containers, and say what helps
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    /// Containers; without any, all of this node that have to do with NVIDIA
+    #[arg(value_name = "CTID")]
+    containers: Vec<String>,
+    /// How containers are driven: auto, pct, or lxc
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeArgument::Auto)]
+    runtime: RuntimeArgument,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Examined {
+    schema: u32,
+    /// The verb.
+    pub command: &'static str,
+    /// The findings, and the checks behind them.
+    #[serde(flatten)]
+    pub diagnosis: Diagnosis,
+    /// 0, or 10 when something is wrong.
+    #[serde(serialize_with = "as_number")]
+    pub exit: ExitCode,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Not found for a container that this node does not have; host error when the host cannot be
+/// looked at. What is wrong is no error but a finding.
+pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
+    let runtime = runtime::choose(context.host, arguments.runtime.into())?;
+    let ctids = match arguments.containers.is_empty() {
+        true => doctor::containers_of_interest(context.host, &*runtime)?,
+        false => named(&arguments.containers, &*runtime)?,
+    };
+    let mut containers = Vec::new();
+    for ctid in &ctids {
+        let step = "look at it".to_owned();
+        context.events.emit(Event::StepStarted { container: Some(ctid.clone()), step });
+        let none = RunLog::none();
+        let mut session = Session { host: context.host, runtime: &*runtime, ctid, log: &none };
+        // Nothing is run in a stopped container, and nothing to be written down.
+        let log = match session.init_process()? {
+            Some(_) => context.log(ctid),
+            None => RunLog::none(),
+        };
+        session.log = &log;
+        containers.push(doctor::container(&session)?);
+    }
+    let diagnosis = doctor::diagnose(&context.host.paths, &containers)?;
+    let exit = match diagnosis.findings.is_empty() {
+        true => ExitCode::Done,
+        false => ExitCode::Differs,
+    };
+    Ok(Examined { schema: 1, command: "doctor", diagnosis, exit })
+}
+
+/// The containers that were named, each once; all are there.
+fn named(names: &[String], runtime: &dyn Runtime) -> Result<Vec<Ctid>> {
+    let mut ctids: Vec<Ctid> = Vec::new();
+    for name in names {
+        let ctid = Ctid::parse(name)?;
+        runtime.locate(&ctid)?;
+        if !ctids.contains(&ctid) {
+            ctids.push(ctid);
+        }
+    }
+    Ok(ctids)
+}
+
+fn as_number<S: serde::Serializer>(
+    exit: &ExitCode,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u8(exit.code())
+}

@@ -1,0 +1,426 @@
+//! The checks of a container's configuration file, running or not.
+
+use super::evidence::{ContainerEvidence, HostEvidence};
+use super::lines::{self, How, MadeDevice, Rule};
+use super::remedy;
+use super::{CheckName, ContainerCheck, Judged, Problem};
+use crate::journal::{Journal, State};
+
+/// In order.
+pub(super) const CHECKS: &[(CheckName, ContainerCheck)] = &[
+    (CheckName::StaleMajor, stale_major),
+    (CheckName::WrongSection, wrong_section),
+    (CheckName::AbsoluteTarget, absolute_target),
+    (CheckName::DevicesAllowAll, devices_allow_all),
+    (CheckName::Capabilities, capabilities),
+    (CheckName::Apparmor, apparmor),
+    (CheckName::ConfigDrift, config_drift),
+    (CheckName::MissingDevice, missing_device),
+    (CheckName::NodeModeInside, node_mode_inside),
+];
+
+fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    if container.config.is_unprivileged() {
+        return Ok(Vec::new());
+    }
+    if host.majors.is_empty() {
+        return Err("the majors in /proc/devices are not known".to_owned());
+    }
+    if host.module.is_none() {
+        return Err("no kernel module of NVIDIA's is loaded".to_owned());
+    }
+    let rules = lines::rules(&container.config);
+    let is_known = |major: u64| {
+        host.majors.values().any(|known| *known == major)
+            || host.nodes.iter().any(|node| node.number.0 == major)
+    };
+    let stale = rules.iter().find(|rule| rule.allowed_major().is_some_and(|m| !is_known(m)));
+    let Some(stale) = stale else { return Ok(Vec::new()) };
+    let passed = lines::passed(&container.config);
+    let mounted = passed.iter().filter(|node| node.is_mounted());
+    let nodes =
+        mounted.flat_map(|passed| host.nodes.iter().filter(move |node| passed.covers(&node.path)));
+    let Some(forbidden) = nodes.into_iter().find(|node| !lines::is_allowed(&rules, node.number))
+    else {
+        return Ok(Vec::new());
+    };
+    let (major, minor) = forbidden.number;
+    let text = format!(
+        "`{}` is {major}:{minor} and no rule allows it; `{}` allows a major that no driver has now",
+        forbidden.path, stale.text
+    );
+    let remedy = match attached(container) {
+        Some(_) => "nvstage refresh".to_owned(),
+        None => remedy::provision(host, container),
+    };
+    Ok(vec![Problem::error(at(container, stale.number), text).remedy(remedy)])
+}
+
+fn wrong_section(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let is_detached =
+        matches!(&container.journal, Ok(Some(journal)) if journal.state == State::Detached);
+    let has_own = !lines::passed(&container.config).is_empty();
+    let strays = lines::strays(&container.config);
+    let Some(stray) = strays.first().filter(|_| !has_own && !is_detached) else {
+        return Ok(Vec::new());
+    };
+    let others = match strays.len() {
+        1 => String::new(),
+        more => format!(" and {} more", more - 1),
+    };
+    let section = &stray.section;
+    let text = format!(
+        "`{}`{others} stand{} in section `{section}`, where {} has no effect",
+        stray.text,
+        if strays.len() == 1 { "s" } else { "" },
+        if strays.len() == 1 { "it" } else { "they" },
+    );
+    let looked_at = format!("{}, {section}", container.path);
+    // Lines in a former snapshot may have been right when it was made.
+    let problem = match strays.iter().any(|stray| stray.is_pending || stray.is_last_section) {
+        true => Problem::error(looked_at, text),
+        false => Problem::warning(looked_at, text),
+    };
+    Ok(vec![problem.remedy(remedy::provision(host, container))])
+}
+
+fn absolute_target(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let passed = lines::passed(&container.config);
+    let ignored = lines::ignored_mounts(&container.config);
+    let alone = ignored.iter().filter(|(_, path, _)| !passed.iter().any(|node| node.covers(path)));
+    let problem = |(number, _, text): &(usize, String, String)| {
+        let text = format!("`{text}` has an absolute target, which LXC ignores");
+        Problem::error(at(container, *number), text).remedy(remedy::provision(host, container))
+    };
+    Ok(alone.map(problem).collect())
+}
+
+fn devices_allow_all(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let rules = lines::rules(&container.config);
+    // A later `deny: a` takes it back.
+    let is_reset = |rule: &Rule| !rule.is_allowing && rule.device.is_none();
+    let last = rules.iter().rev().take_while(|rule| !is_reset(rule)).find(|rule| rule.allows_all());
+    let Some(rule) = last.filter(|_| passes(container)) else { return Ok(Vec::new()) };
+    let effect = match container.config.is_unprivileged() {
+        true => "in an unprivileged container it has no effect",
+        false => "the container may open every device of the host",
+    };
+    let problem =
+        Problem::warning(at(container, rule.number), format!("`{}`: {effect}", rule.text));
+    Ok(vec![problem.remedy(remedy::remove_line(container, rule.number))])
+}
+
+fn capabilities(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let emptied = lines::values(&container.config, "lxc.cap.drop");
+    let emptied = emptied.iter().filter(|(_, value)| value.is_empty() && passes(container));
+    let problem = |(number, _): &(usize, String)| {
+        let text = "an empty `lxc.cap.drop` gives the container capabilities that no GPU needs";
+        Problem::warning(at(container, *number), text)
+            .remedy(remedy::remove_line(container, *number))
+    };
+    Ok(emptied.map(problem).collect())
+}
+
+fn apparmor(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let profiles = ["lxc.apparmor.profile", "lxc.aa_profile"];
+    let set = profiles.iter().filter_map(|key| lines::values(&container.config, key).pop());
+    let unconfined = set.filter(|(_, value)| value == "unconfined" && passes(container));
+    let problem = |(number, _): (usize, String)| {
+        let text = "AppArmor does not confine the container, which no GPU needs";
+        Problem::warning(at(container, number), text).remedy(remedy::remove_line(container, number))
+    };
+    Ok(unconfined.map(problem).collect())
+}
+
+fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    if let Err(why) = &container.journal {
+        let looked_at = format!("what nvstage has applied to container {}", container.ctid);
+        let problem = Problem::error(looked_at, why.clone());
+        return Ok(vec![problem.remedy("move the file away: its lines are then somebody else's")]);
+    }
+    let Some(journal) = attached(container) else { return Ok(Vec::new()) };
+    let written: Vec<&String> =
+        journal.lines.iter().filter_map(|line| line.text.as_ref()).collect();
+    // A line with an absolute target is a finding of its own.
+    let ignored = lines::ignored_mounts(&container.config);
+    let is_told = |text: &str| ignored.iter().any(|(_, node, _)| lines::mounts(text, node));
+    let is_missing = |text: &&&String| !lines::is_there(&container.config, text) && !is_told(text);
+    let missing: Vec<&&String> = written.iter().filter(is_missing).collect();
+    let Some(first) = missing.first() else { return Ok(Vec::new()) };
+    let others = match missing.len() {
+        1 => String::new(),
+        more => format!(" and {} more", more - 1),
+    };
+    let mut text = format!(
+        "`{first}`{others}, of {} that nvstage wrote, {} gone",
+        match written.len() {
+            1 => "1 line".to_owned(),
+            all => format!("{all} lines"),
+        },
+        if missing.len() == 1 { "is" } else { "are" },
+    );
+    if let Some(parent) = container.config.value("parent") {
+        text += &format!(": a rollback to snapshot `{parent}` does this");
+    }
+    let problem = Problem::error(&container.path, text);
+    Ok(vec![problem.remedy(remedy::provision(host, container))])
+}
+
+fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let is_missing = |path: &str| !host.nodes.iter().any(|node| node.path == path);
+    let mut problems = Vec::new();
+    for device in lines::devices(&container.config) {
+        if !is_missing(&device.path) {
+            continue;
+        }
+        let text = format!("the host has no `{}`: the container will not start", device.path);
+        let remedy = match can_be_made(host, &device.path) {
+            true => "nvstage refresh".to_owned(),
+            false => format!("pct set {} --delete {}", container.ctid, device.key),
+        };
+        let looked_at = format!("{}, {}", container.path, device.key);
+        problems.push(Problem::error(looked_at, text).remedy(remedy));
+    }
+    for node in lines::passed(&container.config) {
+        // The directory of capabilities is there only where there are some.
+        if !is_missing(&node.path) || node.path == "/dev/nvidia-caps" {
+            continue;
+        }
+        let looked_at = at(container, node.number);
+        let is_needed = node.gpu_minor().is_some() || node.path == "/dev/nvidiactl";
+        let problem = match node.how {
+            How::Mount => {
+                let text = format!("the host has no `{}`: the container will not start", node.path);
+                Problem::error(looked_at, text)
+            }
+            // Without a module every node is missing, which is told once.
+            How::OptionalMount if is_needed && host.module.is_some() => {
+                let text = format!("the host has no `{}`: the container lacks it", node.path);
+                Problem::warning(looked_at, text)
+            }
+            _ => continue,
+        };
+        problems.push(problem.remedy(match can_be_made(host, &node.path) {
+            true => "nvstage refresh".to_owned(),
+            false => remedy::remove_line(container, node.number),
+        }));
+    }
+    Ok(problems)
+}
+
+/// Whether a missing node is one that the driver has, or will have when it is loaded.
+fn can_be_made(host: &HostEvidence<'_>, path: &str) -> bool {
+    let Some(name) = path.strip_prefix("/dev/nvidia") else { return false };
+    let is_known = |minor: u32| host.gpus.iter().any(|gpu| gpu.minor == minor);
+    host.module.is_none() || name.parse().map_or(true, is_known)
+}
+
+fn node_mode_inside(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let is_nvidia = |device: &MadeDevice| device.path.starts_with("/dev/nvidia");
+    let problem = |device: MadeDevice| {
+        let is_read = device.path.starts_with("/dev/nvidia-caps/")
+            || lines::is_read_only(&container.config, &device.key);
+        let wanted = if is_read { 0o4 } else { 0o6 };
+        // Proxmox VE's own default (`PVE::LXC::Config`, `dev[n]`).
+        let mode = device.mode.as_deref().unwrap_or("0660");
+        let bits = u32::from_str_radix(mode, 8).unwrap_or(0);
+        if device.has_group || bits & wanted == wanted {
+            return None;
+        }
+        let text = format!("`{}` is made with mode {mode}: only root can open it", device.path);
+        let kept: Vec<&str> =
+            device.value.split(',').filter(|part| !part.trim().starts_with("mode=")).collect();
+        let remedy =
+            format!("pct set {} --{} {},mode=0666", container.ctid, device.key, kept.join(","));
+        Some(Problem::warning(at(container, device.number), text).remedy(remedy))
+    };
+    let devices = lines::devices(&container.config).into_iter().filter(is_nvidia);
+    Ok(devices.filter_map(problem).collect())
+}
+
+/// The journal of a container that has its GPUs by nvstage.
+fn attached(container: &ContainerEvidence) -> Option<&Journal> {
+    let journal = container.journal.as_ref().ok()?.as_ref()?;
+    (journal.state == State::Attached).then_some(journal)
+}
+
+/// Whether the container is given devices of NVIDIA's; what others may do is not judged.
+fn passes(container: &ContainerEvidence) -> bool {
+    !lines::passed(&container.config).is_empty()
+}
+
+fn at(container: &ContainerEvidence, number: usize) -> String {
+    format!("{}:{number}", container.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{CONFIG, container, healthy_host, host_of};
+    use super::*;
+    use crate::container::config::{Dialect, LxcConfig};
+    use crate::container::passthrough::OwnLine;
+    use crate::doctor::Severity;
+
+    fn found(check: ContainerCheck, text: &str) -> Vec<Problem> {
+        check(&host_of(&healthy_host()), &container(text)).unwrap()
+    }
+
+    fn with(line: &str) -> String {
+        format!("{CONFIG}{line}\n")
+    }
+
+    #[test]
+    fn a_rule_of_an_earlier_boot_matters_to_privileged_containers() {
+        let stale = CONFIG.replace("c 511:", "c 508:");
+        assert_ne!(stale, CONFIG);
+        let problems = found(stale_major, &stale);
+        assert_eq!((problems.len(), problems[0].severity), (1, Severity::Error));
+        assert!(problems[0].finding.contains("`/dev/nvidia-uvm` is 511:0"), "{problems:?}");
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
+        assert_eq!(found(stale_major, &format!("{stale}unprivileged: 1\n")), []);
+    }
+
+    #[test]
+    fn an_old_rule_beside_the_right_ones_is_no_problem() {
+        assert_eq!(found(stale_major, &with("lxc.cgroup2.devices.allow: c 508:* rwm")), []);
+        // Not allowed, but by no old rule either: the nodes say so when it runs.
+        assert_eq!(found(stale_major, &CONFIG.replace("allow: c 511:", "deny: c 511:")), []);
+    }
+
+    #[test]
+    fn without_the_kernels_majors_a_stale_rule_cannot_be_told() {
+        let mut host = healthy_host();
+        host.majors.clear();
+        assert!(stale_major(&host_of(&host), &container(CONFIG)).is_err());
+    }
+
+    #[test]
+    fn lines_in_another_section_are_found_where_the_live_one_has_none() {
+        let mount = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0";
+        let problems = found(wrong_section, &format!("arch: amd64\n\n[before]\n{mount}\n"));
+        assert_eq!(problems[0].severity, Severity::Error);
+        assert!(problems[0].finding.contains("section `[before]`"), "{problems:?}");
+        let problems =
+            found(wrong_section, &format!("arch: amd64\n[pve:pending]\n{mount}\n[a1]\n"));
+        assert_eq!(problems[0].severity, Severity::Error);
+        let problems = found(wrong_section, &format!("arch: amd64\n[first]\n{mount}\n[last]\n"));
+        assert_eq!(problems[0].severity, Severity::Warning);
+        assert_eq!(found(wrong_section, &format!("{CONFIG}[before]\n{mount}\n")), []);
+    }
+
+    #[test]
+    fn what_was_detached_may_stand_in_snapshots() {
+        let text = "arch: amd64\n[before]\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind\n";
+        let mut detached = container(text);
+        detached.journal = Ok(Some(Journal::new(&detached.ctid)));
+        assert_eq!(wrong_section(&host_of(&healthy_host()), &detached).unwrap(), []);
+    }
+
+    #[test]
+    fn an_absolute_target_matters_where_nothing_else_passes_the_node() {
+        let absolute = "/dev/nvidia0 /dev/nvidia0 none bind,optional,create=file";
+        let problems = found(absolute_target, &format!("lxc.mount.entry: {absolute}\n"));
+        assert_eq!(problems[0].looked_at, "/etc/pve/lxc/201.conf:1");
+        assert_eq!(found(absolute_target, &with(&format!("lxc.mount.entry: {absolute}"))), []);
+    }
+
+    #[test]
+    fn loosened_security_is_found_in_containers_with_gpus_alone() {
+        for (check, line) in [
+            (devices_allow_all as ContainerCheck, "lxc.cgroup2.devices.allow: a"),
+            (devices_allow_all, "lxc.cgroup2.devices.allow = c *:* rwm"),
+            (capabilities, "lxc.cap.drop:"),
+            (apparmor, "lxc.apparmor.profile: unconfined"),
+        ] {
+            let problems = found(check, &with(line));
+            assert_eq!((problems.len(), problems[0].severity), (1, Severity::Warning), "{line}");
+            assert!(problems[0].remedy.as_deref().unwrap().contains("take line "), "{problems:?}");
+            assert_eq!(found(check, CONFIG), [], "{line}");
+            assert_eq!(found(check, &format!("arch: amd64\n{line}\n")), [], "{line}");
+        }
+        let reset = "lxc.cgroup2.devices.allow: a\nlxc.cgroup2.devices.deny: a";
+        assert_eq!(found(devices_allow_all, &with(reset)), []);
+        assert_eq!(found(capabilities, &with("lxc.cap.drop: sys_module")), []);
+        assert_eq!(found(apparmor, &with("lxc.apparmor.profile: generated")), []);
+    }
+
+    fn with_journal(text: &str) -> ContainerEvidence {
+        let mut container = container(text);
+        let mut journal = Journal::new(&container.ctid);
+        journal.state = State::Attached;
+        journal.gpus = "0".to_owned();
+        let lines = LxcConfig::parse(CONFIG.as_bytes(), Dialect::Proxmox);
+        let own = lines.lines().map(|line| line.text.to_string());
+        let own = own.filter(|text| text.contains("lxc."));
+        journal.lines = own.map(|text| OwnLine { text: Some(text), replaced: None }).collect();
+        container.journal = Ok(Some(journal));
+        container
+    }
+
+    #[test]
+    fn lines_that_nvstage_wrote_and_that_are_gone_are_drift() {
+        let host = healthy_host();
+        assert_eq!(config_drift(&host_of(&host), &with_journal(CONFIG)).unwrap(), []);
+        let absolute = CONFIG.replace(" dev/nvidia0 ", " /dev/nvidia0 ");
+        assert_eq!(config_drift(&host_of(&host), &with_journal(&absolute)).unwrap(), []);
+        let gone = with_journal("arch: amd64\nparent: before\n[before]\narch: amd64\n");
+        let problems = config_drift(&host_of(&host), &gone).unwrap();
+        assert!(problems[0].finding.contains("rollback to snapshot `before`"), "{problems:?}");
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
+        let mut detached = with_journal("arch: amd64\n");
+        if let Ok(Some(journal)) = &mut detached.journal {
+            journal.state = State::Detached;
+        }
+        assert_eq!(config_drift(&host_of(&host), &detached).unwrap(), []);
+    }
+
+    #[test]
+    fn a_damaged_journal_is_told() {
+        let mut damaged = container(CONFIG);
+        damaged.journal = Err("it ends too early".to_owned());
+        let problems = config_drift(&host_of(&healthy_host()), &damaged).unwrap();
+        assert_eq!(problems[0].finding, "it ends too early");
+    }
+
+    #[test]
+    fn a_node_that_the_host_lacks_keeps_the_container_from_starting() {
+        assert_eq!(found(missing_device, &with("dev0: /dev/nvidia-uvm,mode=0666")), []);
+        let problems = found(missing_device, &with("dev0: /dev/nvidia7,mode=0666"));
+        assert_eq!((problems.len(), problems[0].severity), (1, Severity::Error));
+        assert_eq!(problems[0].remedy.as_deref(), Some("pct set 201 --delete dev0"));
+        let mount = "lxc.mount.entry: /dev/nvidia7 dev/nvidia7 none bind,create=file";
+        assert_eq!(found(missing_device, &with(mount))[0].severity, Severity::Error);
+        let mount = "lxc.mount.entry: /dev/nvidia7 dev/nvidia7 none bind,optional,create=file";
+        assert_eq!(found(missing_device, &with(mount))[0].severity, Severity::Warning);
+        assert_eq!(found(missing_device, "dev0: /dev/ttyS9\n")[0].severity, Severity::Error);
+        let modeset = mount.replace("nvidia7", "nvidia-modeset");
+        assert_eq!(found(missing_device, &with(&modeset)), []);
+    }
+
+    #[test]
+    fn a_missing_node_that_the_driver_has_is_made_again() {
+        let mut host = healthy_host();
+        host.nodes.remove(0);
+        let given = container("dev0: /dev/nvidia0,mode=0666\n");
+        let problems = missing_device(&host_of(&host), &given).unwrap();
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage refresh"));
+    }
+
+    #[test]
+    fn a_node_that_proxmox_makes_for_root_alone_is_found() {
+        for (line, expected) in [
+            ("dev0: /dev/nvidia0", 1),
+            ("dev0: path=/dev/nvidia0,uid=0,mode=0660", 1),
+            ("dev0: /dev/nvidia0,mode=0666", 0),
+            ("dev0: /dev/nvidia0,gid=44", 0),
+            ("dev0: /dev/nvidia0,mode=0444,deny-write=1", 0),
+            ("dev0: /dev/nvidia-caps/nvidia-cap1,mode=0444", 0),
+            ("dev0: /dev/dri/renderD128", 0),
+        ] {
+            assert_eq!(found(node_mode_inside, &format!("{line}\n")).len(), expected, "{line}");
+        }
+        let problems = found(node_mode_inside, "dev0: /dev/nvidia0,uid=0,mode=0660\n");
+        let remedy = problems[0].remedy.as_deref();
+        assert_eq!(remedy, Some("pct set 201 --dev0 /dev/nvidia0,uid=0,mode=0666"));
+    }
+}

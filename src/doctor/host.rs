@@ -1,0 +1,411 @@
+//! The checks of the host, with the containers on it that were looked at.
+
+use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile};
+use super::lines::{self, Passed};
+use super::{CheckName, HostCheck, Judged, Problem, listed};
+use crate::gpu::{HostNode, PciGpu};
+
+/// In order, each with what it looks at.
+pub(super) const CHECKS: &[(CheckName, &str, HostCheck)] = &[
+    (CheckName::KernelModule, "/proc/driver/nvidia/version", kernel_module),
+    (CheckName::Nouveau, "/sys/bus/pci/devices", nouveau),
+    (CheckName::GpuClaimedByVm, "/sys/bus/pci/devices, /etc/pve/qemu-server", claimed_by_vm),
+    (CheckName::UvmMissing, "/dev/nvidia-uvm", uvm_missing),
+    (CheckName::NodeNumber, "/dev, /proc/devices", node_number),
+    (CheckName::NodeMode, "/dev", node_mode),
+    (CheckName::BootOrder, "/etc/systemd/system, /etc/modules-load.d", boot_order),
+];
+
+fn kernel_module(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    let using: Vec<String> = users(containers, |_| true);
+    let is_idle = |gpu: &PciGpu| gpu.driver.is_none();
+    if host.module.is_some() || (using.is_empty() && !host.pci.iter().any(is_idle)) {
+        return Ok(Vec::new());
+    }
+    let mut text = "no kernel module of NVIDIA's is loaded".to_owned();
+    if !using.is_empty() {
+        text +=
+            &format!(", which {} need{}", listed(&using), if using.len() == 1 { "s" } else { "" });
+    }
+    let problem = Problem::error("/proc/driver/nvidia/version", &text);
+    Ok(vec![match host.module_file {
+        ModuleFile::Absent => Problem::error(
+            "/proc/driver/nvidia/version",
+            text + ", and none is installed for the running kernel",
+        )
+        .remedy("install NVIDIA's driver on the host, with the headers of this kernel"),
+        ModuleFile::Installed | ModuleFile::Unknown => problem.remedy("modprobe nvidia"),
+    }])
+}
+
+fn nouveau(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
+    let held = host.pci.iter().filter(|gpu| gpu.driver.as_deref() == Some("nouveau"));
+    let problem = |gpu: &PciGpu| {
+        let text = format!(
+            "GPU {} is held by nouveau: NVIDIA's kernel module cannot drive it",
+            gpu.address
+        );
+        let problem = match host.module {
+            Some(_) => Problem::warning(&gpu.address, text),
+            None => Problem::error(&gpu.address, text),
+        };
+        problem.remedy(
+            "put `blacklist nouveau` into /etc/modprobe.d/nouveau.conf, `update-initramfs -u`, reboot",
+        )
+    };
+    Ok(held.map(problem).collect())
+}
+
+fn claimed_by_vm(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    let mut problems = Vec::new();
+    for gpu in host.pci {
+        let users = users_of_gpu(host, containers, gpu);
+        if users.is_empty() {
+            continue;
+        }
+        let is_held = gpu.driver.as_deref() == Some("vfio-pci");
+        let claims = gpu.claimed_by.iter().map(|vmid| claim(host.machines, *vmid));
+        let claims: Vec<(String, bool)> = claims.collect();
+        if !is_held && claims.is_empty() {
+            continue;
+        }
+        let named: Vec<String> = claims.iter().map(|(text, _)| text.clone()).collect();
+        let whose = match (is_held, named.is_empty()) {
+            (true, true) => "is bound to `vfio-pci`".to_owned(),
+            (true, false) => format!("is bound to `vfio-pci` for {}", listed(&named)),
+            (false, _) => format!("is claimed by {}", listed(&named)),
+        };
+        let text = format!("GPU {} {whose}, and {} has it too", gpu.address, listed(&users));
+        let is_certain = is_held || claims.iter().any(|(_, takes_it)| *takes_it);
+        let problem = match is_certain {
+            true => Problem::error(&gpu.address, text),
+            false => Problem::warning(&gpu.address, text),
+        };
+        problems.push(problem.remedy(match gpu.claimed_by.first() {
+            Some(vmid) => format!("`qm set {vmid} --delete hostpciN`, or give the container another GPU"),
+            None => "give the container another GPU, or take this one out of the options of vfio-pci in /etc/modprobe.d".to_owned(),
+        }));
+    }
+    Ok(problems)
+}
+
+fn uvm_missing(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    let path = "/dev/nvidia-uvm";
+    let using = users(containers, |node| node.gpu_minor().is_some());
+    if host.module.is_none() {
+        return Err("no kernel module of NVIDIA's is loaded".to_owned());
+    }
+    if using.is_empty() || host.nodes.iter().any(|node| node.path == path) {
+        return Ok(Vec::new());
+    }
+    let text = format!("`{path}` is missing: CUDA does not work in {}", listed(&using));
+    Ok(vec![Problem::error(path, text).remedy("nvstage refresh")])
+}
+
+fn node_number(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
+    if !host.majors.keys().any(|name| name.starts_with("nvidia")) {
+        return Err("/proc/devices names no driver of NVIDIA's".to_owned());
+    }
+    let problem = |node: &HostNode| {
+        let major = drivers_of(&node.path).iter().find_map(|name| host.majors.get(*name))?;
+        let has = node.number.0;
+        let text = format!("`{}` has major {has}, its driver now has {major}", node.path);
+        (has != *major).then(|| Problem::error(&node.path, text).remedy("nvstage refresh"))
+    };
+    Ok(host.nodes.iter().filter_map(problem).collect())
+}
+
+fn node_mode(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    let mut problems = Vec::new();
+    for node in host.nodes {
+        let wanted = mode_for_all(host, node);
+        if node.mode & wanted == wanted {
+            continue;
+        }
+        let mounts = |container: &&ContainerEvidence| {
+            lines::passed(&container.config)
+                .iter()
+                .any(|passed| passed.is_mounted() && passed.covers(&node.path))
+        };
+        let (unprivileged, privileged): (Vec<_>, Vec<_>) = containers
+            .iter()
+            .filter(mounts)
+            .partition(|container| container.config.is_unprivileged());
+        let mode = format!("`{}` has mode {:04o}", node.path, node.mode & 0o7777);
+        let problem = if !unprivileged.is_empty() {
+            let text = format!("{mode}: {} cannot open it", listed(&names(&unprivileged)));
+            Problem::error(&node.path, text)
+        } else if !privileged.is_empty() {
+            let whose = listed(&names(&privileged));
+            Problem::warning(&node.path, format!("{mode}: in {whose} only root can open it"))
+        } else {
+            continue;
+        };
+        let letters = if wanted & 0o2 == 0 { "a+r" } else { "a+rw" };
+        problems.push(problem.remedy(format!("chmod {letters} {}", node.path)));
+    }
+    Ok(problems)
+}
+
+fn boot_order(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    let using = users(containers, |node| node.path.starts_with("/dev/nvidia-uvm"));
+    if using.is_empty() || host.boot.makes_uvm_in_time() {
+        return Ok(Vec::new());
+    }
+    let text = format!(
+        "nothing makes `/dev/nvidia-uvm` before {} start{} with the host: CUDA would not work then",
+        listed(&using),
+        if using.len() == 1 { "s" } else { "" },
+    );
+    let path = "/etc/systemd/system/nvstage-refresh.service";
+    Ok(vec![Problem::warning(path, text).remedy("nvstage host-setup")])
+}
+
+impl Boot {
+    /// Whether the node is there when guests are started.
+    fn makes_uvm_in_time(&self) -> bool {
+        let is_before = |text: &String| {
+            let befores = text.lines().filter_map(|line| line.trim().strip_prefix("Before="));
+            let mut units = befores.flat_map(str::split_whitespace);
+            units.any(|unit| matches!(unit, "pve-guests.service" | "lxc.service"))
+        };
+        let is_loaded = self.modules_load.iter().any(|text| {
+            text.lines().any(|line| matches!(line.trim(), "nvidia-uvm" | "nvidia_uvm"))
+        });
+        let has_rule = self.udev_rules.iter().any(|text| {
+            let mut rules = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+            rules.any(|line| line.contains("nvidia-uvm") || line.contains("nvidia_uvm"))
+        });
+        (self.is_enabled && self.refresh_unit.as_ref().is_some_and(is_before))
+            || (is_loaded && has_rule)
+    }
+}
+
+/// `container 201`, for each that passes such a node.
+fn users(containers: &[ContainerEvidence], wanted: impl Fn(&Passed) -> bool) -> Vec<String> {
+    let passes =
+        |container: &&ContainerEvidence| lines::passed(&container.config).iter().any(&wanted);
+    names(&containers.iter().filter(passes).collect::<Vec<_>>())
+}
+
+fn names(containers: &[&ContainerEvidence]) -> Vec<String> {
+    containers.iter().map(|container| format!("container {}", container.ctid)).collect()
+}
+
+/// The containers that are given this GPU: by the node that the module has for it, or, where
+/// another driver holds it, by its address in the journal.
+fn users_of_gpu(
+    host: &HostEvidence<'_>,
+    containers: &[ContainerEvidence],
+    gpu: &PciGpu,
+) -> Vec<String> {
+    let same = |address: &str| address.eq_ignore_ascii_case(&gpu.address);
+    let driven = host.gpus.iter().find(|driven| same(&driven.pci_address));
+    // A node of a GPU that the module does not have is of one that another driver holds; which
+    // one can be told where there is only one.
+    let mut held = host.pci.iter().filter(|gpu| gpu.driver.as_deref() == Some("vfio-pci"));
+    let is_only_one_held = held.next() == Some(gpu) && held.next().is_none();
+    let is_unknown =
+        |minor| host.module.is_some() && !host.gpus.iter().any(|gpu| gpu.minor == minor);
+    let is_given = |container: &&ContainerEvidence| {
+        let passed = lines::passed(&container.config);
+        let mut minors = passed.iter().filter_map(Passed::gpu_minor);
+        let by_node = match driven {
+            Some(driven) => minors.any(|minor| minor == driven.minor),
+            None => is_only_one_held && minors.any(is_unknown),
+        };
+        let by_name = match &container.journal {
+            Ok(Some(journal)) if !passed.is_empty() => {
+                journal.gpus.split(',').any(|name| same(name.trim()))
+            }
+            _ => false,
+        };
+        by_node || by_name
+    };
+    names(&containers.iter().filter(is_given).collect::<Vec<_>>())
+}
+
+/// How a machine claims a GPU, and whether it surely takes it away.
+fn claim(machines: &[Machine], vmid: u32) -> (String, bool) {
+    let machine = machines.iter().find(|machine| machine.vmid == vmid);
+    match machine {
+        Some(machine) if machine.is_running => (format!("VM {vmid}, which runs"), true),
+        Some(machine) if machine.starts_on_boot => {
+            (format!("VM {vmid}, which starts with the host"), true)
+        }
+        _ => (format!("VM {vmid}"), false),
+    }
+}
+
+/// The names in `/proc/devices` that a node's driver goes by; older modules have one for all.
+fn drivers_of(path: &str) -> &'static [&'static str] {
+    let name = path.strip_prefix("/dev/").unwrap_or(path);
+    match name {
+        "nvidiactl" => &["nvidiactl", "nvidia", "nvidia-frontend"],
+        "nvidia-modeset" => &["nvidia-modeset", "nvidia", "nvidia-frontend"],
+        _ if name.starts_with("nvidia-uvm") => &["nvidia-uvm"],
+        _ if name.starts_with("nvidia-caps/") => &["nvidia-caps"],
+        _ if name.strip_prefix("nvidia").is_some_and(|rest| rest.parse::<u32>().is_ok()) => {
+            &["nvidia", "nvidia-frontend"]
+        }
+        _ => &[],
+    }
+}
+
+/// The bits that others need: of a capability those that the module offers, which are fewer.
+fn mode_for_all(host: &HostEvidence<'_>, node: &HostNode) -> u32 {
+    let Some(capability) = node.path.strip_prefix("/dev/nvidia-caps/nvidia-cap") else {
+        return if node.path.starts_with("/dev/nvidia") { 0o6 } else { 0 };
+    };
+    let minor = capability.parse::<u32>().ok();
+    let offered = host.capabilities.iter().find(|offered| Some(offered.minor) == minor);
+    offered.map_or(0, |offered| offered.mode & 0o6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{CONFIG, Sample, container, healthy_host, host_of, node, pci};
+    use super::*;
+    use crate::doctor::Severity;
+    use crate::gpu::Capability;
+    use crate::journal::Journal;
+
+    fn found(check: HostCheck, host: &Sample, text: &str) -> Vec<Problem> {
+        check(&host_of(host), &[container(text)]).unwrap()
+    }
+
+    #[test]
+    fn a_module_that_is_not_loaded_matters_where_something_wants_it() {
+        let mut host = healthy_host();
+        assert_eq!(found(kernel_module, &host, CONFIG), []);
+        host.module = None;
+        let problems = found(kernel_module, &host, CONFIG);
+        assert_eq!(problems[0].severity, Severity::Error);
+        assert!(problems[0].finding.contains("container 201 needs"), "{problems:?}");
+        assert_eq!(problems[0].remedy.as_deref(), Some("modprobe nvidia"));
+        host.module_file = ModuleFile::Absent;
+        let problems = found(kernel_module, &host, CONFIG);
+        assert!(problems[0].remedy.as_deref().unwrap().contains("install"), "{problems:?}");
+        host.pci = vec![pci("0000:01:00.0", "vfio-pci")];
+        assert_eq!(found(kernel_module, &host, "arch: amd64\n"), []);
+    }
+
+    #[test]
+    fn a_gpu_held_by_nouveau_is_found() {
+        let mut host = healthy_host();
+        assert_eq!(found(nouveau, &host, CONFIG), []);
+        host.pci[1].driver = Some("nouveau".to_owned());
+        assert_eq!(found(nouveau, &host, CONFIG)[0].severity, Severity::Warning);
+        host.module = None;
+        assert_eq!(found(nouveau, &host, CONFIG)[0].severity, Severity::Error);
+    }
+
+    #[test]
+    fn a_gpu_is_not_a_containers_and_a_machines() {
+        let mut host = healthy_host();
+        // The other GPU is a machine's alone.
+        host.pci[1] = PciGpu { claimed_by: vec![100], ..pci("0000:81:00.0", "vfio-pci") };
+        host.gpus.truncate(1);
+        assert_eq!(found(claimed_by_vm, &host, CONFIG), []);
+        host.pci[0].claimed_by = vec![101];
+        let problems = found(claimed_by_vm, &host, CONFIG);
+        assert_eq!(problems[0].severity, Severity::Warning);
+        assert!(
+            problems[0].finding.contains("claimed by VM 101, and container 201"),
+            "{problems:?}"
+        );
+        host.machines.push(Machine { vmid: 101, starts_on_boot: true, is_running: false });
+        assert_eq!(found(claimed_by_vm, &host, CONFIG)[0].severity, Severity::Error);
+    }
+
+    #[test]
+    fn a_node_without_a_gpu_is_that_of_the_one_that_vfio_holds() {
+        let mut host = healthy_host();
+        host.pci[1] = PciGpu { claimed_by: vec![100], ..pci("0000:81:00.0", "vfio-pci") };
+        host.gpus.truncate(1);
+        let both = CONFIG.replace("nvidia0", "nvidia1");
+        let problems = found(claimed_by_vm, &host, &both);
+        assert!(problems[0].finding.contains("0000:81:00.0 is bound to `vfio-pci` for VM 100"));
+        // Several are held: only a name tells which one.
+        host.pci.push(pci("0000:c1:00.0", "vfio-pci"));
+        assert_eq!(found(claimed_by_vm, &host, &both), []);
+        let mut named = container(&both);
+        let mut journal = Journal::new(&named.ctid);
+        journal.gpus = "0000:C1:00.0".to_owned();
+        named.journal = Ok(Some(journal));
+        let problems = claimed_by_vm(&host_of(&host), &[named]).unwrap();
+        assert_eq!(problems[0].looked_at, "0000:c1:00.0");
+    }
+
+    #[test]
+    fn a_missing_uvm_node_matters_to_containers_with_gpus() {
+        let mut host = healthy_host();
+        assert_eq!(found(uvm_missing, &host, CONFIG), []);
+        host.nodes.retain(|node| node.path != "/dev/nvidia-uvm");
+        assert_eq!(found(uvm_missing, &host, CONFIG)[0].looked_at, "/dev/nvidia-uvm");
+        assert_eq!(found(uvm_missing, &host, "arch: amd64\n"), []);
+        host.module = None;
+        assert!(uvm_missing(&host_of(&host), &[]).is_err());
+    }
+
+    #[test]
+    fn a_node_with_the_number_of_an_earlier_boot_is_found() {
+        let mut host = healthy_host();
+        assert_eq!(found(node_number, &host, CONFIG), []);
+        host.majors.insert("nvidia-uvm".to_owned(), 508);
+        let problems = found(node_number, &host, CONFIG);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].finding.contains("major 511, its driver now has 508"), "{problems:?}");
+        host.majors.clear();
+        assert!(node_number(&host_of(&host), &[]).is_err());
+    }
+
+    #[test]
+    fn only_nodes_that_a_container_mounts_must_be_open_to_all() {
+        let mut host = healthy_host();
+        let unprivileged = format!("{CONFIG}unprivileged: 1\n");
+        assert_eq!(found(node_mode, &host, &unprivileged), []);
+        host.nodes.push(node("/dev/nvidia1", (195, 1), 0o660));
+        assert_eq!(found(node_mode, &host, &unprivileged), []);
+        host.nodes[0].mode = 0o660;
+        let problems = found(node_mode, &host, &unprivileged);
+        assert_eq!((problems.len(), problems[0].severity), (1, Severity::Error));
+        assert_eq!(problems[0].remedy.as_deref(), Some("chmod a+rw /dev/nvidia0"));
+        assert_eq!(found(node_mode, &host, CONFIG)[0].severity, Severity::Warning);
+        assert_eq!(found(node_mode, &host, "unprivileged: 1\ndev0: /dev/nvidia0\n"), []);
+    }
+
+    #[test]
+    fn a_capability_needs_the_mode_that_the_module_gives_it() {
+        let mut host = healthy_host();
+        let name = "gpu0/mig/gi1/access".to_owned();
+        host.capabilities.push(Capability { name, minor: 12, mode: 0o444 });
+        host.nodes.push(node("/dev/nvidia-caps/nvidia-cap12", (236, 12), 0o444));
+        host.nodes.push(node("/dev/nvidia-caps/nvidia-cap1", (236, 1), 0o400));
+        let unprivileged = format!("{CONFIG}unprivileged: 1\n");
+        assert_eq!(found(node_mode, &host, &unprivileged), []);
+        host.nodes.iter_mut().for_each(|node| node.mode &= 0o770);
+        let remedies = found(node_mode, &host, &unprivileged);
+        let cap = remedies.iter().find(|one| one.looked_at.contains("cap12")).unwrap();
+        assert_eq!(cap.remedy.as_deref(), Some("chmod a+r /dev/nvidia-caps/nvidia-cap12"));
+        assert!(!remedies.iter().any(|one| one.looked_at.ends_with("cap1")));
+    }
+
+    #[test]
+    fn something_must_make_the_uvm_node_before_guests_start() {
+        let mut host = healthy_host();
+        assert_eq!(found(boot_order, &host, CONFIG), []);
+        host.boot.is_enabled = false;
+        assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
+        host.boot.modules_load = vec!["# modules\nnvidia-uvm\n".to_owned()];
+        assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
+        host.boot.udev_rules = vec!["# nvidia-uvm\n".to_owned()];
+        assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
+        host.boot.udev_rules = vec!["KERNEL==\"nvidia_uvm\", RUN+=\"x\"\n".to_owned()];
+        assert_eq!(found(boot_order, &host, CONFIG), []);
+        host.boot = Boot { is_enabled: true, ..Boot::default() };
+        host.boot.refresh_unit = Some("[Unit]\nBefore=multi-user.target\n".to_owned());
+        assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
+        assert_eq!(found(boot_order, &host, "arch: amd64\n"), []);
+    }
+}
