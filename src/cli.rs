@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cmd::{
-    Context, bundle, cache, detach, doctor, phoenix, plan, prefetch, provision, verify,
+    Context, bundle, cache, detach, doctor, gpus, host_setup, phoenix, plan, prefetch, provision,
+    refresh, verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -58,6 +59,9 @@ enum Verb {
     Verify(verify::Arguments),
     Detach(detach::Arguments),
     Doctor(doctor::Arguments),
+    Gpus(gpus::Arguments),
+    Refresh(refresh::Arguments),
+    HostSetup(host_setup::Arguments),
     Cache(cache::Arguments),
     Bundle(bundle::Arguments),
     Phoenix(phoenix::Arguments),
@@ -128,6 +132,19 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             printer.report(&report);
             report.exit
         }
+        Verb::Gpus(arguments) => {
+            printer.gpus(&gpus::run(context, arguments)?);
+            ExitCode::Done
+        }
+        Verb::Refresh(arguments) => {
+            let refreshed = refresh::run(context, arguments)?;
+            printer.refreshed(&refreshed);
+            refreshed.exit
+        }
+        Verb::HostSetup(arguments) => {
+            printer.host_setup(&host_setup::run(context, arguments, &own_path()?)?);
+            ExitCode::Done
+        }
         Verb::Doctor(arguments) => {
             let examined = doctor::run(context, arguments)?;
             printer.doctor(&examined);
@@ -148,6 +165,12 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
         // Taken before: it prints in a form of its own.
         Verb::Phoenix(_) => ExitCode::General,
     })
+}
+
+/// Where this program lies.
+fn own_path() -> Result<PathBuf, Error> {
+    std::env::current_exe()
+        .map_err(|error| Error::host("find the path of this program").because(error))
 }
 
 fn as_phoenix(arguments: &phoenix::Arguments, paths: Paths) -> ExitCode {

@@ -159,7 +159,11 @@ impl Report {
     }
 }
 
-fn as_number<S: serde::Serializer>(exit: &ExitCode, serializer: S) -> Result<S::Ok, S::Error> {
+/// An exit code in a document: its number.
+pub(crate) fn as_number<S: serde::Serializer>(
+    exit: &ExitCode,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_u8(exit.code())
 }
 

@@ -109,7 +109,7 @@ fn devices_that_the_host_lacks() {
     host.shell("rm /dev/nvidia-uvm /dev/nvidia1").code(0);
     refused(&host, &ctid, &["--gpus", "0,1"], 4)
         .says("find `/dev/nvidia1`, `/dev/nvidia-uvm` on this host")
-        .says("modprobe nvidia-uvm");
+        .says("nvstage refresh");
     let host = Host::new(Kind::Pct, Nodes::None);
     let ctid = host.container("privileged", &[]);
     refused(&host, &ctid, &["--gpus", "0"], 4).says("find a GPU: this host has none");

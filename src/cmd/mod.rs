@@ -5,10 +5,13 @@ pub mod bundle;
 pub mod cache;
 pub mod detach;
 pub mod doctor;
+pub mod gpus;
+pub mod host_setup;
 pub mod phoenix;
 pub mod plan;
 pub mod prefetch;
 pub mod provision;
+pub mod refresh;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -132,7 +135,7 @@ pub struct TargetArguments {
     /// Containers: numbers on Proxmox VE, names of plain LXC
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
-    /// GPUs to pass through: none, all, or indices in PCI order (0,1)
+    /// GPUs to pass through: none, all, or a list of indices, PCI addresses, UUIDs (nvstage gpus)
     #[arg(long, value_name = "LIST")]
     pub gpus: Option<String>,
     /// The environment's word, which a file's comes before.

@@ -10,13 +10,16 @@ use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
+use crate::engine::sharing::{self, Share};
 use crate::engine::stock;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look};
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
+use crate::event::Event;
 use crate::facts::Facts;
 use crate::fetch::Network;
+use crate::host::devices::Inventory;
 use crate::host::runlog::RunLog;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
 use crate::runtime::{Runtime, Session};
@@ -105,13 +108,18 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
+    let shares = shares(context, &*runtime);
     let mut containers = Vec::new();
     for Target { ctid, gpus } in &request.targets {
         let wish = runtime
             .locate(ctid)
             .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), gpus));
         let planned = wish.and_then(|wish| match wish {
-            Some(wish) => one(context, &*runtime, ctid, (&wish, &supplies)),
+            Some(wish) => one(context, &*runtime, ctid, (&wish, &supplies)).map(|mut plan| {
+                let others = sharing::others(&shares, ctid, &wish.gpus);
+                plan.parts.extend(others.map(|others| ("shared", others)));
+                plan
+            }),
             None => {
                 let mut plan = ContainerPlan::new(ctid);
                 plan.parts.push((
@@ -125,6 +133,16 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
     }
     let exit = ExitCode::combine(containers.iter().map(|plan| plan.exit));
     Ok(Plans { schema: 1, containers, exit })
+}
+
+/// Which containers have GPUs now; not knowing it is no reason against a plan.
+fn shares(context: &Context<'_>, runtime: &dyn Runtime) -> Vec<Share> {
+    let shares = Inventory::read(&context.host.paths)
+        .and_then(|inventory| sharing::shares(runtime, &inventory));
+    shares.unwrap_or_else(|error| {
+        context.events.emit(Event::Warning { text: error.to_string() });
+        Vec::new()
+    })
 }
 
 fn refused(ctid: &Ctid, error: Error) -> ContainerPlan {

@@ -2,7 +2,7 @@
 //! atomic; and of the journal, which knows of a line before the file has it.
 
 use crate::container::config::Dialect;
-use crate::container::passthrough::{self, Edit, OwnLine};
+use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::journal;
 use crate::engine::survey::{self, Configuration, Outside};
 use crate::engine::wish::Wish;
@@ -99,12 +99,20 @@ pub fn write(session: &Session<'_>, change: Change<'_>) -> Result<Applied> {
 }
 
 /// The journal with the lines of before and after: whichever of them a run that is killed leaves in
-/// the file, it is known whose they are.
+/// the file, it is known whose they are. A node keeps the numbers of before: [`renumber`] finds the
+/// rules by them that are still to be rewritten.
 fn announce(session: &Session<'_>, change: Change<'_>) -> Result<()> {
+    let paths = &session.host.paths;
     let mut journal = change.journal.clone();
     let before = change.own.iter().filter(|line| !change.journal.lines.contains(line));
     journal.lines.extend(before.cloned());
-    journal::save(&session.host.paths, &journal)
+    if let Some(mut before) = journal::load(paths, session.ctid)? {
+        let is_new = |node: &DeviceNode| before.nodes.iter().all(|known| known.path != node.path);
+        let new: Vec<DeviceNode> = journal.nodes.into_iter().filter(is_new).collect();
+        before.nodes.extend(new);
+        journal.nodes = before.nodes;
+    }
+    journal::save(paths, &journal)
 }
 
 /// Has Proxmox add `dev[n]` entries to the running container.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::architecture::Architecture;
 use crate::container::passthrough::DeviceNode;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuAssignment};
+use crate::gpu::{Assigned, GpuAssignment};
 use crate::host::Host;
 use crate::host::devices::{Inventory, nodes_for};
 use crate::recipe::{DriverChoice, Recipe};
@@ -45,7 +45,7 @@ pub struct Wish {
     /// The GPUs as the user named them.
     pub assignment: GpuAssignment,
     /// The GPUs to pass through.
-    pub gpus: Vec<Gpu>,
+    pub gpus: Vec<Assigned>,
     /// The device nodes that go with them.
     pub nodes: Vec<DeviceNode>,
 }
@@ -86,8 +86,8 @@ impl Wish {
     /// Resolves a recipe and an assignment on this host; `None` when the assignment is `none`.
     ///
     /// # Errors
-    /// Invalid input for GPUs that the host does not have, host error for missing nodes or a
-    /// module of another version.
+    /// Invalid input for GPUs that the host does not have, host error for a GPU of
+    /// another driver, for missing or outdated nodes, or a module of another version.
     pub fn resolve(
         host: &Host,
         recipe: Recipe,
@@ -95,12 +95,12 @@ impl Wish {
     ) -> Result<Option<Self>> {
         let architecture = host_architecture()?;
         let inventory = Inventory::read(&host.paths)?;
-        let gpus = assignment.resolve(&inventory.gpus)?;
+        let gpus = assignment.resolve(&inventory.gpus, &inventory.pci)?;
         if gpus.is_empty() {
             return Ok(None);
         }
         let version = driver_version(&recipe, &inventory)?;
-        let nodes = nodes_for(&host.paths, &gpus)?;
+        let nodes = nodes_for(&host.paths, &inventory, &gpus)?;
         let assignment = assignment.clone();
         Ok(Some(Self { recipe, version, architecture, inventory, assignment, gpus, nodes }))
     }
@@ -116,8 +116,8 @@ impl Wish {
     /// Host error.
     pub fn confirm(&self, host: &Host) -> Result<()> {
         let inventory = Inventory::read(&host.paths)?;
-        let gpus = self.assignment.resolve(&inventory.gpus)?;
-        if nodes_for(&host.paths, &gpus)? == self.nodes {
+        let gpus = self.assignment.resolve(&inventory.gpus, &inventory.pci)?;
+        if nodes_for(&host.paths, &inventory, &gpus)? == self.nodes {
             return Ok(());
         }
         Err(Error::host("pass the GPUs through: their device nodes have changed since the plan")

@@ -3,11 +3,14 @@
 pub mod cancel;
 pub mod devices;
 pub mod files;
+pub mod modules;
 pub mod mount;
+pub mod nodes;
 pub mod paths;
 pub mod process;
 pub mod rootfs;
 pub mod runlog;
+pub mod service;
 pub mod sys;
 pub mod wait;
 

@@ -98,6 +98,21 @@ impl Paths {
         self.at("sys/bus/pci/devices")
     }
 
+    /// The kernel modules that are loaded, `/sys/module`.
+    pub fn loaded_modules(&self) -> PathBuf {
+        self.at("sys/module")
+    }
+
+    /// Units of the machine's administrator, `/etc/systemd/system`.
+    pub fn units(&self) -> PathBuf {
+        self.at("etc/systemd/system")
+    }
+
+    /// There when systemd runs the machine (`sd_booted(3)`), `/run/systemd/system`.
+    pub fn systemd(&self) -> PathBuf {
+        self.at("run/systemd/system")
+    }
+
     /// What nvstage has applied to each container, `/var/lib/nvstage/containers`.
     pub fn journals(&self) -> PathBuf {
         self.at("var/lib/nvstage/containers")

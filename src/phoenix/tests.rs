@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::ExitCode;
+use crate::gpu::GpuName;
 
 const REPOSITORY: &str =
     "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/";
@@ -30,7 +31,7 @@ fn all() -> [(&'static str, &'static str); 4] {
 fn a_call_of_the_orchestrator_is_read() {
     let request = call(&["901"], &all()).unwrap();
     assert_eq!(request.ctid.as_str(), "901");
-    assert_eq!(request.gpus, GpuAssignment::Indices(vec![0, 1]));
+    assert_eq!(request.gpus, GpuAssignment::These(vec![GpuName::Index(0), GpuName::Index(1)]));
     assert_eq!(request.driver.unwrap().as_str(), "580.76.05");
     assert_eq!(request.repository_url.as_deref(), Some(REPOSITORY));
     assert_eq!(request.installer_url.as_deref(), Some(INSTALLER));
@@ -85,7 +86,7 @@ fn arguments_stand_for_variables_that_are_not_set() {
     let whole = call(&["901", "0", "580.76.05", REPOSITORY, INSTALLER], &[]).unwrap();
     assert_eq!(whole.installer_url.as_deref(), Some(INSTALLER));
     let both = call(&["901", "0, 1"], &all()).unwrap();
-    assert_eq!(both.gpus, GpuAssignment::Indices(vec![0, 1]));
+    assert_eq!(both.gpus, GpuAssignment::These(vec![GpuName::Index(0), GpuName::Index(1)]));
 }
 
 #[test]

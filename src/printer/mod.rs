@@ -5,6 +5,7 @@
 
 mod bundle;
 mod doctor;
+pub mod gpus;
 mod pace;
 
 use std::fmt::Write as _;
@@ -24,6 +25,7 @@ use crate::report::Report;
 use pace::Pace;
 
 mod cache;
+mod refresh;
 
 /// Columns where the terminal does not say how many it has.
 const WIDTH: u16 = 80;
@@ -208,11 +210,19 @@ impl Events for Printer {
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
+    table_within(columns(), header)
+}
+
+/// The width of the terminal.
+fn columns() -> u16 {
+    terminal_size::terminal_size().map_or(WIDTH, |(width, _)| width.0).clamp(40, 200)
+}
+
+fn table_within<const N: usize>(columns: u16, header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    let columns = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| width.0);
-    table.set_width(columns.clamp(40, 200));
+    table.set_width(columns);
     table.set_header(header);
     table
 }

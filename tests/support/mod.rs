@@ -5,7 +5,7 @@
 //! namespace with cgroup v2 alone. A [`Host`] is a further mount namespace with its own `/etc/pve`,
 //! `/dev`, cache and logs, so that many of them live side by side.
 
-#![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod server;
 mod site;
@@ -147,6 +147,14 @@ impl Host {
         Self::open(kind, &device_list(nodes), nodes.module(), PVE_CONTAINER)
     }
 
+    /// A Proxmox host whose kernel modules and majors are what `prepare` writes into the directory:
+    /// `devices`, `proc-driver`, `proc-devices`, `modules` (see `tests/world/README.md`).
+    pub fn prepared(prepare: impl FnOnce(&Path)) -> Self {
+        let directory = host_directory();
+        prepare(directory.path());
+        Self::hold(directory, Kind::Pct, PVE_CONTAINER)
+    }
+
     /// A Proxmox host with that version of pve-container, the package that `pct` belongs to: it
     /// says what is known about `devN`, and which changes reach a running container.
     pub fn with_version(nodes: Nodes, version: &str) -> Self {
@@ -160,19 +168,19 @@ impl Host {
     }
 
     fn open(kind: Kind, list: &str, module: Option<&str>, version: &str) -> Self {
-        assert!(
-            world().join("root-privileged").exists(),
-            "the test world is not built: run `make test`, or `tests/world/prepare`"
-        );
-        let directory = tempfile::Builder::new()
-            .prefix("nvstage-host-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let directory = host_directory();
         std::fs::write(directory.path().join("devices"), list).unwrap();
         if let Some(module) = module {
             proc_driver(&directory.path().join("proc-driver"), module);
         }
+        Self::hold(directory, kind, version)
+    }
+
+    fn hold(directory: tempfile::TempDir, kind: Kind, version: &str) -> Self {
+        assert!(
+            world().join("root-privileged").exists(),
+            "the test world is not built: run `make test`, or `tests/world/prepare`"
+        );
         let holder = Command::new(script("host"))
             .arg(directory.path())
             .args(["sh", "-c", "echo ready; exec sleep 100000"])
@@ -343,6 +351,14 @@ impl Drop for Host {
     }
 }
 
+fn host_directory() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("nvstage-host-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir_in("/var/tmp")
+        .unwrap()
+}
+
 fn device_list(nodes: Nodes) -> String {
     const NAMES: [(&str, u32, u32); 6] = [
         ("nvidia0", 195, 0),
@@ -361,7 +377,7 @@ fn device_list(nodes: Nodes) -> String {
 }
 
 /// What a loaded kernel module with two GPUs shows below `/proc/driver`.
-fn proc_driver(directory: &Path, version: &str) {
+pub fn proc_driver(directory: &Path, version: &str) {
     let nvidia = directory.join("nvidia");
     for (minor, bus) in [(0, "0000:01:00.0"), (1, "0000:81:00.0")] {
         let gpu = nvidia.join("gpus").join(bus);

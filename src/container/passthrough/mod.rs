@@ -17,10 +17,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Dialect, LxcConfig};
-use super::mount;
+use super::mount::{self, Effect};
 use super::rules;
 use crate::error::Result;
 
+use self::survey::Survey;
 pub use self::undo::{Renumbered, renumber, withdraw};
 
 /// How device nodes get into a container.
@@ -151,6 +152,14 @@ pub struct ForeignLine {
 /// Host error when all 256 `dev[n]` are in use.
 pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
     decide::edit(config, wanted)
+}
+
+/// Whether the live section passes a node, so that a container can use it: by a mount entry that
+/// works, or by `dev[n]`.
+pub fn passes(config: &LxcConfig, node: &DeviceNode) -> bool {
+    let survey = Survey::new(config, &[]);
+    let is_mounted = !survey.mounts(node, &Effect::Passes).is_empty();
+    is_mounted || survey.devices_of(node).next().is_some()
 }
 
 /// The value of the `dev[n]` that passes a node.

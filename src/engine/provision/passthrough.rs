@@ -54,8 +54,7 @@ impl Job<'_> {
         for line in &outside.edit.lines_removed {
             self.detail(format!("configuration: took out `{line}`"));
         }
-        let gpus: Vec<String> =
-            wish.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor)).collect();
+        let gpus: Vec<String> = wish.gpus.iter().map(ToString::to_string).collect();
         Ok(Some(Outcome::Changed(format!("{what} ({})", gpus.join(", ")))))
     }
 

@@ -1,0 +1,115 @@
+//! Which containers have which GPU now, by their configurations.
+//!
+//! A container has a GPU when the live section of its configuration passes the GPU's node by a line
+//! that works. Of a GPU that MIG has divided it can use the instances whose two nodes it has too.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::container::config::LxcConfig;
+use crate::container::passthrough::{self, DeviceNode, NodeKind};
+use crate::ctid::Ctid;
+use crate::error::{Error, ExitCode, Result};
+use crate::gpu::{Assigned, Gpu, MigInstance};
+use crate::host::devices::Inventory;
+use crate::runtime::Runtime;
+
+/// What one container has of the host's GPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Which container.
+    pub container: Ctid,
+    /// Its GPUs, by index; at least one.
+    pub gpus: Vec<GpuUse>,
+}
+
+/// What a container has of one GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GpuUse {
+    /// The index of the GPU.
+    pub index: u32,
+    /// The MIG instances that it can use, `1/0`; `None` where MIG has not divided the GPU.
+    pub instances: Option<Vec<String>>,
+}
+
+impl GpuUse {
+    /// Whether it and what is assigned have something in common.
+    fn meets(&self, assigned: &Assigned) -> bool {
+        let mut named = assigned.instances.iter().map(ToString::to_string);
+        self.index == assigned.gpu.index
+            && match &self.instances {
+                Some(instances) if !assigned.instances.is_empty() => {
+                    named.any(|name| instances.contains(&name))
+                }
+                _ => true,
+            }
+    }
+}
+
+/// Every container that has a GPU, in the runtime's order; templates, which never run, have none.
+///
+/// # Errors
+/// Host error when the containers cannot be listed, or a configuration cannot be read.
+pub fn shares(runtime: &dyn Runtime, inventory: &Inventory) -> Result<Vec<Share>> {
+    let mut shares = Vec::new();
+    for container in runtime.containers()? {
+        let Some(config) = configuration(runtime, &container)? else { continue };
+        let gpus = gpus_of(&config, inventory);
+        if !gpus.is_empty() && !config.is_template() {
+            shares.push(Share { container, gpus });
+        }
+    }
+    Ok(shares)
+}
+
+/// Which other containers have something of what is assigned to this one: `GPU 0 also with 202,
+/// 203`; `None` for none.
+pub fn others(shares: &[Share], container: &Ctid, assigned: &[Assigned]) -> Option<String> {
+    let of_gpu = |assigned: &Assigned| {
+        let others = shares.iter().filter(|share| share.container != *container);
+        let names: Vec<&str> = others
+            .filter(|share| share.gpus.iter().any(|used| used.meets(assigned)))
+            .map(|share| share.container.as_str())
+            .collect();
+        let index = assigned.gpu.index;
+        (!names.is_empty()).then(|| format!("GPU {index} also with {}", names.join(", ")))
+    };
+    let found: Vec<String> = assigned.iter().filter_map(of_gpu).collect();
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
+/// A container's configuration; `None` when the container went away since it was listed.
+fn configuration(runtime: &dyn Runtime, container: &Ctid) -> Result<Option<LxcConfig>> {
+    let path = match runtime.locate(container) {
+        Ok(path) => path,
+        Err(error) if error.code() == ExitCode::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(LxcConfig::parse(&bytes, runtime.dialect()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let what = format!("read `{}`", path.display());
+            Err(Error::host(what).because(error).on(container))
+        }
+    }
+}
+
+fn gpus_of(config: &LxcConfig, inventory: &Inventory) -> Vec<GpuUse> {
+    let has = |path: String, kind| {
+        passthrough::passes(config, &DeviceNode { path, kind, numbers: Vec::new() })
+    };
+    let all_capabilities = has("/dev/nvidia-caps".to_owned(), NodeKind::Directory);
+    let can_use = |instance: &&MigInstance| {
+        let mut nodes = instance.nodes().into_iter();
+        all_capabilities || nodes.all(|node| has(node, NodeKind::File))
+    };
+    let of_gpu = |gpu: &Gpu| GpuUse {
+        index: gpu.index,
+        instances: (!gpu.mig.is_empty())
+            .then(|| gpu.mig.iter().filter(can_use).map(ToString::to_string).collect()),
+    };
+    let passed = inventory.gpus.iter().filter(|gpu| has(gpu.node(), NodeKind::File));
+    passed.map(of_gpu).collect()
+}

@@ -1,0 +1,165 @@
+//! The device nodes in `/dev`: which there are, and which of them an assignment takes.
+
+use std::fs::{Metadata, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::{Inventory, names_in};
+use crate::container::passthrough::{DeviceNode, NodeKind};
+use crate::error::{Error, Result};
+use crate::gpu::{Assigned, HostNode};
+use crate::host::paths::Paths;
+
+/// Nodes that every container with a GPU needs.
+const CONTROL: [&str; 3] = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"];
+/// One that it gets where the host has it: graphics need it.
+const MODESET: &str = "/dev/nvidia-modeset";
+/// The directory of the nodes of capabilities.
+const CAPABILITIES: &str = "/dev/nvidia-caps";
+
+/// NVIDIA's nodes in `/dev` and `/dev/nvidia-caps`, by path.
+pub(super) fn list(dev: &Path) -> Result<Vec<HostNode>> {
+    let mut nodes = Vec::new();
+    for (directory, prefix) in [("", "nvidia"), ("nvidia-caps/", "")] {
+        for name in names_in(&dev.join(directory))? {
+            let path = format!("/dev/{directory}{name}");
+            let Some(found) = character_device(&dev.join(directory).join(&name)) else { continue };
+            if name.starts_with(prefix) {
+                let mode = found.permissions().mode() & 0o7777;
+                nodes.push(HostNode { path, number: number(&found), mode });
+            }
+        }
+    }
+    nodes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(nodes)
+}
+
+/// The nodes that a container needs for these GPUs: each GPU's own, the control nodes, and those of
+/// capabilities. For whole GPUs that is the directory `nvidia-caps`, which LXC skips where it is
+/// missing; as soon as a MIG instance is named, exactly the nodes of the instances that are meant.
+///
+/// # Errors
+/// Host error naming every node that the host lacks, or whose major is not its driver's.
+pub fn nodes_for(
+    paths: &Paths,
+    inventory: &Inventory,
+    assigned: &[Assigned],
+) -> Result<Vec<DeviceNode>> {
+    let parts_only = assigned.iter().any(|assigned| !assigned.instances.is_empty());
+    let mut wanted: Vec<String> = assigned.iter().map(|assigned| assigned.gpu.node()).collect();
+    wanted.extend(CONTROL.map(str::to_owned));
+    if parts_only {
+        wanted.extend(assigned.iter().flat_map(nodes_of_instances));
+    }
+    let mut nodes = Vec::new();
+    let mut missing = Vec::new();
+    for path in wanted {
+        match character_device(&paths.host_path(&path)) {
+            Some(found) => nodes.push(file(path, &found)),
+            None => missing.push(format!("`{path}`")),
+        }
+    }
+    if let Some(found) = character_device(&paths.host_path(MODESET)) {
+        nodes.push(file(MODESET.to_owned(), &found));
+    }
+    if !parts_only {
+        nodes.push(directory(paths));
+    }
+    let stale: Vec<String> = nodes.iter().filter_map(|node| staleness(inventory, node)).collect();
+    refuse(&missing, &stale)?;
+    Ok(nodes)
+}
+
+/// The numbers that a node has now, or the nodes in a directory, in order; none where it is missing.
+pub fn numbers(paths: &Paths, node: &DeviceNode) -> Vec<(u64, u64)> {
+    match node.kind {
+        NodeKind::File => {
+            character_device(&paths.host_path(&node.path)).iter().map(number).collect()
+        }
+        NodeKind::Directory => directory(paths).numbers,
+    }
+}
+
+/// Whether a driver answers behind a node on the host itself.
+pub fn answers(paths: &Paths, node: &str) -> bool {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(paths.host_path(node)).is_ok()
+}
+
+/// The nodes of the instances that are meant: of a whole GPU all that it has.
+fn nodes_of_instances(assigned: &Assigned) -> Vec<String> {
+    let instances = match assigned.instances.is_empty() {
+        true => &assigned.gpu.mig,
+        false => &assigned.instances,
+    };
+    let mut nodes = Vec::new();
+    for node in instances.iter().flat_map(|instance| instance.nodes()) {
+        // Compute instances of one GPU instance share its node.
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    nodes
+}
+
+fn file(path: String, found: &Metadata) -> DeviceNode {
+    DeviceNode { path, kind: NodeKind::File, numbers: vec![number(found)] }
+}
+
+fn directory(paths: &Paths) -> DeviceNode {
+    let path = CAPABILITIES.to_owned();
+    let entries = std::fs::read_dir(paths.host_path(&path)).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| character_device(&entry.path()));
+    let mut numbers: Vec<(u64, u64)> = found.map(|found| number(&found)).collect();
+    numbers.sort_unstable();
+    DeviceNode { path, kind: NodeKind::Directory, numbers }
+}
+
+/// Why a node leads to no driver, or to another one: a major that was given out at an earlier load
+/// of the module.
+fn staleness(inventory: &Inventory, node: &DeviceNode) -> Option<String> {
+    let name = node.path.strip_prefix("/dev/").unwrap_or_default();
+    let drivers: &[&str] = match name {
+        "nvidia-uvm" | "nvidia-uvm-tools" => &["nvidia-uvm"],
+        _ if name.starts_with("nvidia-caps") => &["nvidia-caps"],
+        _ => &["nvidia", "nvidia-frontend", "nvidiactl"],
+    };
+    let majors = &inventory.majors;
+    let expected = drivers.iter().find_map(|driver| majors.get(*driver));
+    let wrong = node.numbers.iter().find(|found| Some(&found.0) != expected)?;
+    let what = match node.kind {
+        NodeKind::File => format!("`{}`", node.path),
+        NodeKind::Directory => format!("a node in `{}`", node.path),
+    };
+    match expected {
+        Some(expected) => Some(format!("{what} has major {}, its driver {expected}", wrong.0)),
+        // Drivers before 450 have no capabilities; and where `/proc/devices` knows nothing of
+        // NVIDIA at all, there is nothing to compare with.
+        None if name.starts_with("nvidia-uvm")
+            && majors.keys().any(|key| key.starts_with("nvidia")) =>
+        {
+            Some(format!("{what} leads nowhere: the module `nvidia-uvm` is not loaded"))
+        }
+        None => None,
+    }
+}
+
+fn refuse(missing: &[String], stale: &[String]) -> Result<()> {
+    let error = match (missing.is_empty(), stale.is_empty()) {
+        (true, true) => return Ok(()),
+        (false, _) => Error::host(format!("find {} on this host", missing.join(", "))),
+        (true, false) => Error::host("use the device nodes of this host: they are out of date"),
+    };
+    let error = stale.iter().fold(error, |error, why| error.because(why));
+    Err(error.hint("`nvstage refresh` makes the nodes anew when the driver is installed"))
+}
+
+fn character_device(path: &Path) -> Option<Metadata> {
+    let found = std::fs::metadata(path).ok()?;
+    found.file_type().is_char_device().then_some(found)
+}
+
+fn number(found: &Metadata) -> (u64, u64) {
+    (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()))
+}
