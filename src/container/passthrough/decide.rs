@@ -6,7 +6,7 @@ use super::change::Changes;
 use super::survey::Survey;
 use super::{
     DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, is_in_our_form, meaning,
-    one_by_one,
+    numbers_to_use, one_by_one,
 };
 use crate::container::config::{Dialect, LineKind, LxcConfig};
 use crate::container::mount::{self, Effect};
@@ -189,8 +189,7 @@ impl<'a> Decision<'a> {
             return;
         }
         let all: Vec<(usize, DeviceRule)> = self.survey.rules().collect();
-        let numbers: Vec<(u64, u64)> =
-            self.mounted.iter().flat_map(|node| node.numbers.iter().copied()).collect();
+        let numbers: Vec<(u64, u64)> = self.mounted.iter().flat_map(numbers_to_use).collect();
         let mut outdated = Vec::new();
         for (number, rule) in &all {
             match rule.allows_any(&numbers) {

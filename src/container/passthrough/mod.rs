@@ -175,6 +175,13 @@ fn device_value(node: &DeviceNode, users: Users) -> String {
 /// `/proc/driver/nvidia-caps/mig-minors`. Whoever holds them divides the GPU anew.
 const LAST_ADMINISTRATIVE_CAPABILITY: u64 = 2;
 
+/// The numbers of a node that a container is to open: of a directory those of MIG instances alone.
+fn numbers_to_use(node: &DeviceNode) -> impl Iterator<Item = (u64, u64)> {
+    let is_directory = node.kind == NodeKind::Directory;
+    let is_administrative = move |minor| is_directory && minor <= LAST_ADMINISTRATIVE_CAPABILITY;
+    node.numbers.iter().copied().filter(move |(_, minor)| !is_administrative(*minor))
+}
+
 /// The nodes one by one: Proxmox VE passes no directories. Nodes in `/dev/nvidia-caps` are called
 /// after their minor.
 fn one_by_one(nodes: &[DeviceNode]) -> Vec<DeviceNode> {
@@ -182,14 +189,12 @@ fn one_by_one(nodes: &[DeviceNode]) -> Vec<DeviceNode> {
         if node.kind == NodeKind::File {
             return vec![node.clone()];
         }
-        let of_instances =
-            node.numbers.iter().filter(|(_, minor)| *minor > LAST_ADMINISTRATIVE_CAPABILITY);
-        let file = |number: &(u64, u64)| DeviceNode {
+        let file = |number: (u64, u64)| DeviceNode {
             path: format!("{}/nvidia-cap{}", node.path, number.1),
             kind: NodeKind::File,
-            numbers: vec![*number],
+            numbers: vec![number],
         };
-        of_instances.map(file).collect()
+        numbers_to_use(node).map(file).collect()
     };
     nodes.iter().flat_map(inside).collect()
 }
