@@ -210,6 +210,12 @@ fn one(
     result.changes = plan.changes();
     result.exit = if plan.changes() { ExitCode::Differs } else { ExitCode::Done };
     result.parts = parts(&plan);
+    let adopted = outside.adopted().len();
+    if adopted > 0 {
+        let what =
+            format!("{adopted} lines that are as nvstage writes them: `detach` takes them out");
+        result.parts.push(("adopt", what));
+    }
     Ok(result)
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::apt;
 use crate::container::config::LxcConfig;
-use crate::container::passthrough::{self, DeviceNode, Edit, Method, NodeKind, Users, Wanted};
+use crate::container::passthrough::{
+    self, DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted,
+};
 use crate::engine::journal;
 use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
@@ -66,6 +68,21 @@ pub struct Outside {
 }
 
 impl Outside {
+    /// The lines of somebody else's that are as nvstage would write them, and become its own.
+    pub fn adopted(&self) -> Vec<&str> {
+        let known = self.before.as_ref().map_or(&[][..], |journal| &journal.lines);
+        let is_new = |own: &&OwnLine| {
+            let is_known = known.iter().any(|line| line.text == own.text);
+            let corrected = &self.edit.lines_corrected;
+            let text = own.text.as_ref();
+            !is_known
+                && !text.is_some_and(|text| self.edit.lines_added.contains(text))
+                && !corrected.iter().any(|(_, new)| Some(new) == text)
+        };
+        let lines = self.edit.own.iter().filter(is_new);
+        lines.filter_map(|own| own.text.as_deref()).collect()
+    }
+
     /// Looks whether a configuration has everything that was wanted of this one.
     ///
     /// # Errors
