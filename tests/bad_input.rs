@@ -430,37 +430,101 @@ fn killed_at_rename(scene: &Scene, number: usize, arguments: &[&str]) -> Run {
     command.arg(env!("CARGO_BIN_EXE_nvstage")).args(arguments).output().unwrap().into()
 }
 
-#[test]
-fn a_kill_before_any_rename_leaves_the_old_configuration_or_the_new_one() {
-    let scene = Scene::new();
-    let old = scene.bytes();
-    scene.edit();
-    let new = scene.bytes();
-    let lock = scene.lock();
+/// Kills the program at each of its renames in turn, each time from `old` on, and lets the same
+/// command finish. Returns how many kills left the old configuration and how many the new one.
+fn killed_everywhere(scene: &Scene, arguments: &[&str], old: &State, new: &[u8]) -> (usize, usize) {
     let (mut before, mut after) = (0, 0);
-    let killed = 128 + 9;
     for number in 1.. {
-        scene.write(&old);
-        std::fs::remove_file(scene.journal()).unwrap();
-        let run = killed_at_rename(&scene, number, &scene.provision());
-        if run.code != killed {
+        old.put_back(scene);
+        let run = killed_at_rename(scene, number, arguments);
+        if run.code != 128 + 9 {
             run.code(0);
             break;
         }
         let now = scene.bytes();
-        assert!(now == old || now == new, "{number}: {}", String::from_utf8_lossy(&now));
-        *if now == old { &mut before } else { &mut after } += 1;
-        scene.host.shell(&format!("flock -n {lock} true")).code(0);
-        scene.host.run(&scene.provision()).code(0);
+        assert!(now == old.config || now == new, "{number}: {}", String::from_utf8_lossy(&now));
+        *if now == old.config { &mut before } else { &mut after } += 1;
+        scene.host.shell(&format!("flock -n {} true", scene.lock())).code(0);
+        scene.host.run(arguments).code(0);
         assert_eq!(scene.bytes(), new, "{number}");
         assert_eq!(scene.host.shell(LEFT).stdout, "", "{number}");
         let journals = "find /var/lib/nvstage/containers -name '.nvstage-*'";
         assert_eq!(scene.host.shell(journals).stdout, "", "{number}");
-        scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
     }
-    eprintln!("XX {before} {after}");
-    // Before the journal's and the configuration's own, and at least the journal's after it.
+    (before, after)
+}
+
+/// The configuration and the journal of a container that does not run.
+struct State {
+    config: Vec<u8>,
+    journal: Option<Vec<u8>>,
+}
+
+impl State {
+    fn of(scene: &Scene) -> Self {
+        Self { config: scene.bytes(), journal: std::fs::read(scene.journal()).ok() }
+    }
+
+    fn put_back(&self, scene: &Scene) {
+        if scene.host.init(&scene.ctid) != 0 {
+            scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+        }
+        scene.write(&self.config);
+        match &self.journal {
+            Some(journal) => std::fs::write(scene.journal(), journal).unwrap(),
+            None => drop(std::fs::remove_file(scene.journal())),
+        }
+    }
+}
+
+#[test]
+fn provision_killed_at_any_rename_leaves_the_old_configuration_or_the_new_one() {
+    let scene = Scene::new();
+    let old = State::of(&scene);
+    scene.edit();
+    let new = scene.bytes();
+    let (before, after) = killed_everywhere(&scene, &scene.provision(), &old, &new);
+    // At the journal's and the configuration's own, and at least at the journal's after it.
     assert!(before >= 2 && after >= 1, "{before} {after}");
+}
+
+#[test]
+fn detach_killed_at_any_rename_leaves_the_old_configuration_or_the_new_one() {
+    let scene = Scene::new();
+    let new = scene.bytes();
+    scene.edit();
+    let old = State::of(&scene);
+    let (before, after) = killed_everywhere(&scene, &["detach", &scene.ctid], &old, &new);
+    // The journal has all lines already: at the configuration's own at the latest.
+    assert!(before >= 1 && after >= 1, "{before} {after}");
+}
+
+#[test]
+fn what_a_killed_run_leaves_beside_the_configuration_is_no_container_and_is_cleared_away() {
+    let scene = Scene::new();
+    let old = State::of(&scene);
+    scene.edit();
+    let new = State::of(&scene);
+    let name = format!(".nvstage-{}.conf.", scene.ctid);
+    for (next, config) in [("detach", &old.config), ("provision", &new.config)] {
+        old.put_back(&scene);
+        killed_at_rename(&scene, 2, &scene.provision()).code(128 + 9);
+        let left = scene.host.shell(LEFT).stdout;
+        assert!(left.contains(&name) && left.lines().count() == 1, "{left}");
+        assert_eq!(scene.host.shell("pct list | wc -l").stdout.trim(), "2");
+        match next {
+            "detach" => scene.host.run(&["detach", &scene.ctid]).code(0),
+            _ => scene.host.run(&scene.provision()).code(0),
+        };
+        assert_eq!(scene.host.shell(LEFT).stdout, "", "after {next}");
+        assert_eq!(scene.bytes(), *config);
+    }
+    // Also where the configuration is as it should be already.
+    let name = format!("/etc/pve/lxc/.nvstage-{}.conf.a1B2c3", scene.ctid);
+    scene.host.shell(&format!("touch {name} /etc/pve/lxc/.nvstage-9999.conf.a1B2c3")).code(0);
+    scene.host.run(&scene.provision()).code(0);
+    let left = scene.host.shell(LEFT).stdout;
+    assert!(left.ends_with("/.nvstage-9999.conf.a1B2c3\n") && left.lines().count() == 1, "{left}");
 }
 
 #[test]

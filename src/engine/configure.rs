@@ -61,6 +61,7 @@ pub fn apply(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<Ap
 /// # Errors
 /// Host error when it cannot be written.
 pub fn record(session: &Session<'_>, outside: &Outside) -> Result<()> {
+    files::clear_away(&outside.configuration.path);
     match outside.before.as_ref() == Some(&outside.journal) {
         true => Ok(()),
         false => journal::save(&session.host.paths, &outside.journal),
