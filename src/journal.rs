@@ -37,6 +37,12 @@ pub struct Journal {
     pub packages: Vec<String>,
 }
 
+/// Of a journal of any version.
+#[derive(Deserialize)]
+struct Versioned {
+    schema: u32,
+}
+
 /// Whether a container has its GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,11 +79,13 @@ impl Journal {
                 .because(why)
                 .hint("move it away: its lines are then taken for somebody else's")
         };
-        let journal: Self = serde_json::from_str(text).map_err(|error| fail(error.to_string()))?;
-        match journal.schema {
-            SCHEMA => Ok(journal),
-            other => Err(fail(format!("its schema is {other}; this nvstage reads {SCHEMA}"))),
+        // Before the rest: another schema has other fields.
+        let Versioned { schema } =
+            serde_json::from_str(text).map_err(|error| fail(error.to_string()))?;
+        if schema != SCHEMA {
+            return Err(fail(format!("its schema is {schema}; this nvstage reads {SCHEMA}")));
         }
+        serde_json::from_str(text).map_err(|error| fail(error.to_string()))
     }
 
     /// The file's text.
@@ -106,5 +114,12 @@ mod tests {
             let error = Journal::parse(text, "/x/201.json").unwrap_err();
             assert!(error.what().contains("/x/201.json"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_newer_journal_is_known_by_its_schema_whatever_else_is_in_it() {
+        let text = VERSION_1.replace("\"schema\": 1", "\"schema\": 2, \"new\": []");
+        let error = Journal::parse(&text, "x").unwrap_err();
+        assert_eq!(error.causes(), ["its schema is 2; this nvstage reads 1"]);
     }
 }

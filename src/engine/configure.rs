@@ -1,7 +1,6 @@
 //! The edit of a container's configuration file: under the lock, compared with what was read,
 //! atomic; and of the journal, which knows of a line before the file has it.
 
-use crate::container::config::Dialect;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::journal;
 use crate::engine::survey::{self, Configuration, Outside};
@@ -12,9 +11,6 @@ use crate::journal::Journal;
 use crate::plan::Reach;
 use crate::report::Outcome;
 use crate::runtime::Session;
-
-/// The largest file of Proxmox's cluster file system, in bytes (pve-cluster, `memdb.h`).
-const LARGEST: usize = 1 << 20;
 
 /// What became of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +41,18 @@ impl Outside {
     }
 }
 
-/// Makes the edit that was planned, the way that was planned.
+/// Makes the edit that was planned, the way that was planned, if the GPUs are still there.
 ///
 /// # Errors
-/// As [`write`], or host error with what `pct set` said.
-pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<Applied> {
+/// As [`write`] and [`Wish::confirm`], or host error with what `pct set` said.
+pub fn apply(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<Applied> {
+    let confirm = || wish.confirm(session.host);
     match (outside.reach, outside.edit.only_devices()) {
-        (Reach::WhileRunning, Some(entries)) => attach(session, outside.change(), &entries),
-        _ => write(session, outside.change()),
+        (Reach::WhileRunning, Some(entries)) => {
+            confirm()?;
+            attach(session, outside.change(), &entries)
+        }
+        _ => write_if(session, outside.change(), confirm),
     }
 }
 
@@ -61,6 +61,7 @@ pub fn apply(session: &Session<'_>, outside: &Outside) -> Result<Applied> {
 /// # Errors
 /// Host error when it cannot be written.
 pub fn record(session: &Session<'_>, outside: &Outside) -> Result<()> {
+    files::clear_away(&outside.configuration.path);
     match outside.before.as_ref() == Some(&outside.journal) {
         true => Ok(()),
         false => journal::save(&session.host.paths, &outside.journal),
@@ -70,29 +71,35 @@ pub fn record(session: &Session<'_>, outside: &Outside) -> Result<()> {
 /// Writes the file, under Proxmox's lock.
 ///
 /// # Errors
-/// Host error when the lock cannot be had, the file is gone, locked for a task, or cannot be
-/// written; the file is then the old one.
+/// Not found when the container was moved away meanwhile; host error when the lock cannot be had,
+/// the file is gone, locked for a task, or cannot be written; the file is then the old one.
 pub fn write(session: &Session<'_>, change: Change<'_>) -> Result<Applied> {
+    write_if(session, change, || Ok(()))
+}
+
+/// The same if `confirm`, asked under the lock, has nothing against it: waiting for the lock may
+/// take seconds.
+fn write_if(
+    session: &Session<'_>,
+    change: Change<'_>,
+    confirm: impl FnOnce() -> Result<()>,
+) -> Result<Applied> {
     let path = &change.read.path;
-    let fail = |what: &str| Error::host(format!("{what} `{}`", path.display())).on(session.ctid);
     let _lock = session.runtime.lock_configuration(session.ctid)?;
-    let bytes = std::fs::read(path).map_err(|error| {
-        fail("read").because(error).hint("was the container moved to another node meanwhile?")
-    })?;
-    if bytes != change.read.bytes {
+    if Configuration::read(session)?.bytes != change.read.bytes {
         return Ok(Applied::ChangedMeanwhile);
     }
     survey::refuse_locked(&change.read.config).map_err(|error| error.on(session.ctid))?;
     let new = change.edit.config.to_bytes();
-    if session.runtime.dialect() == Dialect::Proxmox && new.len() > LARGEST {
-        return Err(fail("write").because(format!(
-            "it would have {} bytes, and Proxmox's cluster file system takes {LARGEST}",
-            new.len()
-        )));
-    }
+    survey::refuse_too_large(session, &change.read.path, new.len())?;
+    confirm()?;
     announce(session, change)?;
+    files::clear_away(path);
     files::replace(path, &new).map_err(|error| {
-        fail("write").because(error).hint("without quorum `/etc/pve` is read-only: `pvecm status`")
+        Error::host(format!("write `{}`", path.display()))
+            .because(error)
+            .hint("without quorum `/etc/pve` is read-only: `pvecm status`")
+            .on(session.ctid)
     })?;
     journal::save(&session.host.paths, change.journal)?;
     Ok(Applied::Written)
@@ -163,11 +170,22 @@ pub fn lost(session: &Session<'_>) -> Error {
         .on(session.ctid)
 }
 
-/// Rewrites rules of ours whose devices have other numbers now; `now` gives the numbers of a node.
+/// Rewrites rules of ours whose devices have other numbers now. Where somebody else changes the file
+/// meanwhile, once more.
 ///
 /// # Errors
 /// As [`write`].
 pub fn renumber(session: &Session<'_>, journal: &Journal) -> Result<Outcome> {
+    for _ in 0..2 {
+        if let Some(outcome) = renumber_once(session, journal)? {
+            return Ok(outcome);
+        }
+    }
+    Err(changed(session))
+}
+
+/// `None` where somebody else changed the file since it was read.
+fn renumber_once(session: &Session<'_>, journal: &Journal) -> Result<Option<Outcome>> {
     let read = Configuration::read(session)?;
     let paths = &session.host.paths;
     let renumbered = passthrough::renumber(&read.config, &journal.lines, &journal.nodes, |node| {
@@ -180,17 +198,15 @@ pub fn renumber(session: &Session<'_>, journal: &Journal) -> Result<Outcome> {
         if after != *journal {
             journal::save(paths, &after)?;
         }
-        return Ok(Outcome::Unchanged("every device rule is up to date".to_owned()));
+        return Ok(Some(Outcome::Unchanged("every device rule is up to date".to_owned())));
     }
     let edit = &renumbered.edit;
     let change = Change { read: &read, edit, own: &journal.lines, journal: &after };
-    match write(session, change)? {
-        Applied::Written => {
-            let rules = edit.lines_corrected.len();
-            Ok(Outcome::Changed(format!("{rules} device rules rewritten")))
-        }
-        Applied::ChangedMeanwhile => Err(changed(session)),
-    }
+    let rules = edit.lines_corrected.len();
+    Ok(match write(session, change)? {
+        Applied::Written => Some(Outcome::Changed(format!("{rules} device rules rewritten"))),
+        Applied::ChangedMeanwhile => None,
+    })
 }
 
 /// The error for a file that somebody else keeps changing.

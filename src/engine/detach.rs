@@ -14,7 +14,7 @@ use crate::engine::steps::Steps;
 use crate::engine::survey::{self, Configuration};
 use crate::error::{Error, Result};
 use crate::event::Events;
-use crate::host::wait;
+use crate::host::{files, wait};
 use crate::journal::{Journal, State};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runfile::options;
@@ -182,6 +182,7 @@ fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
         after.state = State::Detached;
         after.lines.clear();
         if !edit.changed() {
+            files::clear_away(&read.path);
             if after != journal {
                 journal::save(paths, &after)?;
             }

@@ -35,6 +35,7 @@ pub fn save(paths: &Paths, journal: &Journal) -> Result<()> {
     let directory = paths.journals();
     files::create_directory(&directory)?;
     let path = directory.join(format!("{}.json", journal.container));
+    files::clear_away(&path);
     files::replace(&path, journal.to_text().as_bytes())
         .map_err(|error| error.on(&journal.container))
 }

@@ -2,11 +2,11 @@
 //! by file.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::apt;
-use crate::container::config::LxcConfig;
+use crate::container::config::{Dialect, LxcConfig};
 use crate::container::passthrough::{
     self, DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted,
 };
@@ -21,6 +21,9 @@ use crate::plan::{DriverState, Reach};
 use crate::recipe::Check;
 use crate::runfile::backup_log::{self, BackupLog};
 use crate::runtime::{DeviceEntries, Inside, Session};
+
+/// The largest file of Proxmox's cluster file system, in bytes (pve-cluster, `memdb.h`).
+const LARGEST: usize = 1 << 20;
 
 /// A configuration file as it was read.
 #[derive(Debug)]
@@ -123,6 +126,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
     };
     let edit = passthrough::edit(&configuration.config, &wanted)
         .map_err(|error| error.on(session.ctid))?;
+    refuse_too_large(session, &configuration.path, edit.config.to_bytes().len())?;
     let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running);
     let reach = match is_reached && edit.only_devices().is_some() {
         true => Reach::WhileRunning,
@@ -200,6 +204,21 @@ pub fn refuse_locked(config: &LxcConfig) -> Result<()> {
             .hint("wait until that task has ended; `pct unlock` only if it died"));
     }
     Ok(())
+}
+
+/// Refuses a configuration that Proxmox's cluster file system has no room for.
+///
+/// # Errors
+/// Host error.
+pub fn refuse_too_large(session: &Session<'_>, path: &Path, bytes: usize) -> Result<()> {
+    if session.runtime.dialect() != Dialect::Proxmox || bytes <= LARGEST {
+        return Ok(());
+    }
+    let why = format!("it would have {bytes} bytes, Proxmox's cluster file system takes {LARGEST}");
+    Err(Error::host(format!("write `{}`", path.display()))
+        .because(why)
+        .hint("shorten the container's notes, or delete snapshots")
+        .on(session.ctid))
 }
 
 /// What to look for inside.

@@ -115,12 +115,18 @@ impl Wish {
     /// # Errors
     /// Host error.
     pub fn confirm(&self, host: &Host) -> Result<()> {
+        let hint = "run the command again; `nvstage gpus` shows what is there now";
         let inventory = Inventory::read(&host.paths)?;
-        let gpus = self.assignment.resolve(&inventory.gpus, &inventory.pci)?;
+        let gpus = self.assignment.resolve(&inventory.gpus, &inventory.pci).map_err(|error| {
+            // The assignment was right when the plan was made.
+            Error::host("pass the GPUs through: one is gone since the plan")
+                .because(format!("failed to {}", error.what()))
+                .hint(hint)
+        })?;
         if nodes_for(&host.paths, &inventory, &gpus)? == self.nodes {
             return Ok(());
         }
         Err(Error::host("pass the GPUs through: their device nodes have changed since the plan")
-            .hint("run the command again; `nvstage gpus` shows what is there now"))
+            .hint(hint))
     }
 }

@@ -1,8 +1,10 @@
 //! Files of the host: replaced in one piece, locked, removed, and how much room is left.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +20,8 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 /// a power failure. Mode and owner of an old file are kept where the file system lets us; a new
 /// file gets mode 0644.
 ///
-/// Works on Proxmox's cluster file system, which permits no other mode than its own.
+/// Works on Proxmox's cluster file system, which permits no other mode than its own. A process that
+/// is killed leaves a file beside it, which [`clear_away`] removes.
 ///
 /// # Errors
 /// A host error (exit code 4) that names the file.
@@ -30,13 +33,35 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         Err(error) => return Err(fail(error)),
     };
     let directory = parent(path);
-    let mut temporary =
-        tempfile::Builder::new().prefix(".nvstage-").tempfile_in(directory).map_err(fail)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(&temporary_prefix(path))
+        .tempfile_in(directory)
+        .map_err(fail)?;
     temporary.write_all(bytes).map_err(fail)?;
     keep_mode_and_owner(temporary.as_file(), old.as_ref()).map_err(fail)?;
     temporary.as_file().sync_all().map_err(fail)?;
     temporary.persist(path).map_err(|error| fail(error.error))?;
     sync_directory(directory)
+}
+
+/// Never the name of a container's configuration: Proxmox takes `<digits>.conf` alone for one.
+fn temporary_prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".nvstage-");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".");
+    prefix
+}
+
+/// Removes what killed processes have left of a [`replace`] of `path`. Only for a file that nobody
+/// else replaces at this moment. What cannot be removed stays: it disturbs nobody.
+pub fn clear_away(path: &Path) {
+    let prefix = temporary_prefix(path);
+    for entry in fs::read_dir(parent(path)).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(prefix.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn keep_mode_and_owner(file: &File, old: Option<&Metadata>) -> io::Result<()> {
@@ -308,6 +333,21 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_beside_a_file_is_removed_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in [".nvstage-201.conf.a1B2c3", ".nvstage-2011.conf.x", "201.conf", "201.conf.tmp"]
+        {
+            File::create(path(name)).unwrap();
+        }
+        clear_away(&path("201.conf"));
+        let entries = fs::read_dir(directory.path()).unwrap().flatten();
+        let mut left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".nvstage-2011.conf.x", "201.conf", "201.conf.tmp"]);
     }
 
     #[test]

@@ -41,8 +41,7 @@ impl Job<'_> {
             return Ok(Some(Outcome::Unchanged("device lines are there".to_owned())));
         };
         let wish = self.means.wish;
-        wish.confirm(self.session.host)?;
-        if configure::apply(self.session, outside)? == Applied::ChangedMeanwhile {
+        if configure::apply(self.session, outside, wish)? == Applied::ChangedMeanwhile {
             return Ok(None);
         }
         for line in &outside.edit.lines_added {
