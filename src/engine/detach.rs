@@ -1,7 +1,7 @@
 //! The way back: device lines taken out, what they replaced put back; and with it, if asked for, the
 //! driver's userland and the packages.
 //!
-//! Order of events: uninstall inside while the container still runs as it is; edit the
+//! Order of events: purge and uninstall inside while the container still runs as it is; edit the
 //! configuration; restart. Lines that somebody has edited since are theirs and stay.
 
 use std::time::Duration;
@@ -94,10 +94,14 @@ impl Work<'_> {
                 Ok((Outcome::Changed("started".to_owned()), session.start()?))
             })?,
         };
-        let mut result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
-        if result.is_ok() && removal == Removal::Everything {
+        // Packages first: those that something else needs are a reason to leave everything as it is.
+        let mut result = Ok(());
+        if removal == Removal::Everything {
             let packages = journal.map_or(&[][..], |journal| &journal.packages);
             result = self.steps.step(Step::Packages, || Ok((purge(session, packages)?, ())));
+        }
+        if result.is_ok() {
+            result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
         }
         if was_running {
             return result;

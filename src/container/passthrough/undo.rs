@@ -2,7 +2,7 @@
 
 use super::change::Changes;
 use super::survey::Survey;
-use super::{DeviceNode, Edit, OwnLine, meaning};
+use super::{DeviceNode, Edit, ForeignLine, OwnLine, meaning};
 use crate::container::config::LxcConfig;
 use crate::container::rules::{self, DeviceRule};
 
@@ -39,12 +39,15 @@ pub fn withdraw(config: &LxcConfig, own: &[OwnLine]) -> Edit {
     doubled.filter(|number| !claims.contains(&Some(*number))).for_each(|n| changes.remove(n));
     let text = |number: &usize| survey.text(*number);
     let untouched = survey.lines.iter().filter(|line| !changes.touches(line.number));
+    let why = "nvstage did not write it in this form";
+    let foreign = untouched.filter_map(|line| survey.foreign(line));
+    let foreign = foreign.map(|line| ForeignLine { why: why.to_owned(), ..line });
     Edit {
         config: changes.apply(config),
         lines_added: changes.added.clone(),
         lines_corrected: changes.corrected.iter().map(|(n, new)| (text(n), new.clone())).collect(),
         lines_removed: changes.removed.iter().map(text).collect(),
-        foreign: untouched.filter_map(|line| survey.foreign(line)).collect(),
+        foreign: foreign.collect(),
         own: Vec::new(),
     }
 }

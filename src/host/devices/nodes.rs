@@ -107,11 +107,16 @@ fn file(path: String, found: &Metadata) -> DeviceNode {
     DeviceNode { path, kind: NodeKind::File, numbers: vec![number(found)] }
 }
 
+/// The nodes of capabilities together. The driver calls each after its minor; what has another name
+/// is not the driver's, and a `dev[n]` made of its number would name a node that is not there.
 fn directory(paths: &Paths) -> DeviceNode {
     let path = CAPABILITIES.to_owned();
     let entries = std::fs::read_dir(paths.host_path(&path)).into_iter().flatten().flatten();
-    let found = entries.filter_map(|entry| character_device(&entry.path()));
-    let mut numbers: Vec<(u64, u64)> = found.map(|found| number(&found)).collect();
+    let found = entries.filter_map(|entry| {
+        let found = number(&character_device(&entry.path())?);
+        (entry.file_name() == *format!("nvidia-cap{}", found.1)).then_some(found)
+    });
+    let mut numbers: Vec<(u64, u64)> = found.collect();
     numbers.sort_unstable();
     DeviceNode { path, kind: NodeKind::Directory, numbers }
 }
