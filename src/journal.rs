@@ -23,6 +23,10 @@ pub struct Journal {
     pub container: Ctid,
     /// Whether its GPUs are passed through now, or were taken out again.
     pub state: State,
+    /// The recipe it was provisioned with, as the user named it: `driver-only`, a path.
+    pub recipe: String,
+    /// That recipe's profile.
+    pub profile: String,
     /// The GPUs it was given, as the user named them.
     pub gpus: String,
     /// How they are passed through.
@@ -60,6 +64,8 @@ impl Journal {
             schema: SCHEMA,
             container: container.clone(),
             state: State::Detached,
+            recipe: String::new(),
+            profile: String::new(),
             gpus: String::new(),
             method: Method::Mount,
             nodes: Vec::new(),

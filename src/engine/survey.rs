@@ -134,6 +134,8 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
     };
     let mut journal = before.clone().unwrap_or_else(|| Journal::new(session.ctid));
     journal.state = State::Attached;
+    wish.recipe.origin().clone_into(&mut journal.recipe);
+    wish.recipe.profile().clone_into(&mut journal.profile);
     journal.gpus = wish.assignment.to_string();
     journal.method = method;
     journal.nodes.clone_from(&wish.nodes);

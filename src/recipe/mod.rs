@@ -44,6 +44,8 @@ pub const FULL: &str = "full";
 /// What to install.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
+    origin: String,
+    profile: String,
     name: String,
     description: String,
     driver: DriverChoice,
@@ -106,6 +108,8 @@ impl Recipe {
         let mut distributions = shared.distribution;
         distributions.extend(file.distribution);
         let recipe = Self {
+            origin: origin.to_owned(),
+            profile: FULL.to_owned(),
             name: file.name,
             description: file.description,
             driver: file.driver.version,
@@ -159,6 +163,7 @@ impl Recipe {
         };
         self.install.clone_from(packages);
         self.name = format!("{}-{profile}", self.name);
+        profile.clone_into(&mut self.profile);
         Ok(self)
     }
 
@@ -205,6 +210,16 @@ impl Recipe {
     /// Whether a package must not come into a container.
     pub fn denies(&self, package: &str) -> bool {
         packages::is_denied(package, &self.deny, &self.allow)
+    }
+
+    /// The path or name that it was read by.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The profile whose packages it has.
+    pub fn profile(&self) -> &str {
+        &self.profile
     }
 
     /// How device nodes get into a container; `None` where the recipe leaves it open.
