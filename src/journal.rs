@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::config::LxcConfig;
 use crate::container::passthrough::{DeviceNode, Method, OwnLine};
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub struct Journal {
     schema: u32,
     /// Which container.
     pub container: Ctid,
+    /// The volume of its root file system then: another container may get the same number later.
+    pub rootfs: Option<String>,
     /// Whether its GPUs are passed through now, or were taken out again.
     pub state: State,
     /// The recipe it was provisioned with, as the user named it: `driver-only`, a path.
@@ -63,6 +66,7 @@ impl Journal {
         Self {
             schema: SCHEMA,
             container: container.clone(),
+            rootfs: None,
             state: State::Detached,
             recipe: String::new(),
             profile: String::new(),
@@ -73,6 +77,16 @@ impl Journal {
             driver: None,
             packages: Vec::new(),
         }
+    }
+
+    /// Whether it tells of the container with this configuration, and not of one that had its number
+    /// before: the volume is the same, or a line of ours is there. (A volume may have been moved.)
+    pub fn is_of(&self, config: &LxcConfig) -> bool {
+        let has = |line: &OwnLine| {
+            let mut lines = config.lines();
+            line.text.as_ref().is_some_and(|text| lines.any(|found| found.text == text.as_str()))
+        };
+        self.rootfs.is_none() || self.rootfs == rootfs(config) || self.lines.iter().any(has)
     }
 
     /// Reads a file; `origin` is its path, for the message.
@@ -101,9 +115,16 @@ impl Journal {
     }
 }
 
+/// The volume or directory of a container's root file system.
+pub fn rootfs(config: &LxcConfig) -> Option<String> {
+    let value = config.value("rootfs").or_else(|| config.value("lxc.rootfs.path"))?;
+    Some(value.split(',').next().unwrap_or_default().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::config::Dialect;
 
     const VERSION_1: &str = include_str!("../tests/journals/schema-1.json");
 
@@ -112,6 +133,16 @@ mod tests {
         let journal = Journal::parse(VERSION_1, "x").unwrap();
         assert_eq!(journal.container.as_str(), "201");
         assert_eq!(journal.to_text(), VERSION_1);
+    }
+
+    #[test]
+    fn a_container_that_got_the_number_of_another_one_has_no_journal() {
+        let journal = Journal::parse(VERSION_1, "x").unwrap();
+        let config = |text: &str| LxcConfig::parse(text.as_bytes(), Dialect::Proxmox);
+        assert!(journal.is_of(&config("rootfs: local:subvol-201-disk-0,size=8G\n")));
+        assert!(!journal.is_of(&config("rootfs: local:subvol-201-disk-1,size=8G\n")));
+        let moved = "rootfs: fast:x\nlxc.cgroup2.devices.allow: c 508:0 rw\n";
+        assert!(journal.is_of(&config(moved)));
     }
 
     #[test]

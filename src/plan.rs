@@ -165,16 +165,16 @@ fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
     if !situation.is_running {
         return Power::Start;
     }
-    if situation.edit.changed() && situation.reach == Reach::WhileRunning {
-        return Power::Keep;
-    }
-    if situation.edit.changed() {
+    if situation.edit.changed() && situation.reach == Reach::AtStart {
         return Power::Restart("the configuration changes".to_owned());
     }
     let Some((facts, _)) = situation.inside else { return Power::Keep };
     let is_denied = situation.edit.foreign.iter().any(|line| line.text.contains("devices.deny"));
     let nodes = intent.nodes.iter().filter(|node| node.kind == NodeKind::File);
-    for path in nodes.map(|node| &node.path) {
+    // Those that are added now are missing by right.
+    let is_added =
+        |path: &String| situation.edit.lines_added.iter().any(|line| line.contains(path.as_str()));
+    for path in nodes.map(|node| &node.path).filter(|path| !is_added(path)) {
         // The configuration is right and the container is not: it was started with another one.
         let stale = match facts.nodes.get(path) {
             Some(NodeState::Missing | NodeState::NotADevice) => true,

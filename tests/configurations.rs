@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use nvstage::container::config::{Dialect, LxcConfig};
 use nvstage::container::passthrough::{
-    DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted, edit, withdraw,
+    Applied, DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted, edit, renumber, withdraw,
 };
 use proptest::prelude::*;
 
@@ -156,6 +156,75 @@ fn every_configuration_becomes_what_is_expected() {
     assert!(cases.len() >= 20, "only {} cases were found", cases.len());
     let problems: Vec<String> = cases.iter().flat_map(|case| check(case)).collect();
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// What `renumber` makes of device rules, where the mounts are there and the nodes have these numbers.
+fn renumbered(rules: &[&str], before: &[DeviceNode], now: &[DeviceNode]) -> Vec<String> {
+    let mounts = "lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file 0 0\n\
+        lxc.mount.entry: /dev/nvidia-caps dev/nvidia-caps none bind,optional,create=dir 0 0\n";
+    let rule = |number: &&str| format!("lxc.cgroup2.devices.allow: c {number} rw");
+    let lines: Vec<String> = rules.iter().map(rule).collect();
+    let text = format!("{mounts}{}\n[old]\n{}\n", lines.join("\n"), lines.join("\n"));
+    let config = LxcConfig::parse(text.as_bytes(), Dialect::Proxmox);
+    let own: Vec<OwnLine> = before
+        .iter()
+        .flat_map(|node| &node.numbers)
+        .map(|(major, minor)| format!("lxc.cgroup2.devices.allow: c {major}:{minor} rw"))
+        .map(|text| OwnLine { text: Some(text), replaced: None })
+        .collect();
+    let majors = now.iter().flat_map(|node| &node.numbers).map(|number| number.0).collect();
+    let numbers = |node: &DeviceNode| {
+        now.iter().find(|found| found.path == node.path).map_or(vec![], |n| n.numbers.clone())
+    };
+    let before = Applied { own: &own, nodes: before };
+    let result = renumber(&config, before, &majors, numbers).edit.config.to_bytes();
+    let result = String::from_utf8(result).unwrap();
+    assert!(result.ends_with(&format!("[old]\n{}\n", lines.join("\n"))), "{result}");
+    let live = result.lines().take_while(|line| *line != "[old]");
+    let number = |line: &str| Some(line.strip_prefix("lxc.cgroup2.devices.allow: c ")?.to_owned());
+    live.filter_map(number).map(|text| text.trim_end_matches(" rw").to_owned()).collect()
+}
+
+fn node(path: &str, numbers: &[(u64, u64)]) -> DeviceNode {
+    let is_directory = path == "/dev/nvidia-caps";
+    let kind = if is_directory { NodeKind::Directory } else { NodeKind::File };
+    DeviceNode { path: path.to_owned(), kind, numbers: numbers.to_vec() }
+}
+
+#[test]
+fn rules_follow_majors_that_have_changed_places() {
+    let before =
+        [node("/dev/nvidia-uvm", &[(508, 3)]), node("/dev/nvidia-caps", &[(511, 3), (511, 4)])];
+    let now =
+        [node("/dev/nvidia-uvm", &[(511, 3)]), node("/dev/nvidia-caps", &[(508, 3), (508, 4)])];
+    let rules = renumbered(&["508:3", "511:3", "511:4"], &before, &now);
+    assert_eq!(rules, ["511:3", "508:3", "508:4"]);
+}
+
+#[test]
+fn rules_of_instances_that_are_not_made_yet_follow_the_others() {
+    let before = [node("/dev/nvidia-caps", &[(511, 3), (511, 147)])];
+    let now = [node("/dev/nvidia-caps", &[(508, 1), (508, 2)])];
+    assert_eq!(renumbered(&["511:3", "511:147"], &before, &now), ["508:3", "508:147"]);
+}
+
+#[test]
+fn rules_stay_while_their_node_is_missing() {
+    let before = [node("/dev/nvidia-uvm", &[(508, 0)])];
+    assert_eq!(renumbered(&["508:0"], &before, &[]), ["508:0"]);
+}
+
+#[test]
+fn rules_of_another_boot_that_a_rollback_brought_back_are_rewritten() {
+    let before = [node("/dev/nvidia-uvm", &[(508, 0)])];
+    let rules = renumbered(&["506:0", "505:7"], &before, &before);
+    assert_eq!(rules, ["508:0", "505:7"]);
+}
+
+#[test]
+fn rules_of_others_stay_while_none_of_ours_is_missing() {
+    let before = [node("/dev/nvidia-uvm", &[(508, 0)])];
+    assert_eq!(renumbered(&["508:0", "506:0"], &before, &before), ["508:0", "506:0"]);
 }
 
 /// Lines that matter to the edit, mixed with ones that do not.

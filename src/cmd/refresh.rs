@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::ctid::Ctid;
+use crate::engine::configure;
 use crate::engine::journal;
 use crate::engine::refresh::{self, HostLine, Patience};
 use crate::error::{Error, ExitCode, Result};
@@ -82,7 +83,46 @@ fn containers(
             reports.push(report);
         }
     }
+    seen_to_stay(context, &*runtime, &mut reports, log)?;
     Ok(reports)
+}
+
+/// How long after an edit the hook of a stop may still write the old file.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Looks once more at the rules that were rewritten, after a moment: a hook that Proxmox runs at a
+/// stop writes what it has read before.
+fn seen_to_stay(
+    context: &Context<'_>,
+    runtime: &dyn Runtime,
+    reports: &mut [ContainerReport],
+    log: &RunLog,
+) -> Result<()> {
+    let is_changed = |report: &ContainerReport| {
+        report.steps.iter().any(|step| matches!(step.outcome, Outcome::Changed(_)))
+    };
+    if !reports.iter().any(is_changed) {
+        return Ok(());
+    }
+    context.host.wait(SETTLED)?;
+    for report in reports.iter_mut().filter(|report| is_changed(report)) {
+        let ctid = report.container.clone();
+        let session = Session { host: context.host, runtime, ctid: &ctid, log };
+        let again =
+            context.lock(&ctid).and_then(|_lock| match journal_with_numbers(context, &ctid)? {
+                Some(journal) => configure::renumber(&session, &journal),
+                None => Ok(Outcome::Unchanged(String::new())),
+            });
+        match again {
+            Ok(Outcome::Changed(_)) => report.fail(configure::lost(&session)),
+            Ok(_) => {}
+            Err(error) => report.fail(error),
+        }
+        if let Some(error) = &report.error {
+            context.events.emit(Event::Failed { text: error.to_string() });
+        }
+    }
+    Ok(())
 }
 
 const ZERO: Duration = Duration::ZERO;

@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 
 use super::config::{Dialect, Line, LineKind};
 
+/// The key of a rule that allows.
+pub(super) const ALLOW: &str = "lxc.cgroup2.devices.allow";
 /// NVIDIA's own, registered major (Linux, `Documentation/admin-guide/devices.txt`); that of
 /// `nvidia-uvm` and `nvidia-caps` is given out when their module is loaded.
-const NVIDIA_MAJOR: u64 = 195;
+pub(super) const MAJOR: u64 = 195;
 
 /// One line that allows or denies devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,12 @@ impl DeviceRule {
             })
     }
 
+    /// The one number that it is about; `None` for a range.
+    pub(super) fn number(&self) -> Option<(u64, u64)> {
+        let device = self.device.as_ref()?;
+        Some((device.major?, device.minor?))
+    }
+
     /// Whether it takes permissions away from those given before it.
     pub(super) fn denies(&self) -> bool {
         self.verb == Verb::Deny && self.version == CgroupVersion::Two
@@ -115,7 +123,7 @@ impl DeviceRule {
     pub(super) fn remark(&self, wanted: &[(u64, u64)], is_unprivileged: bool) -> Option<String> {
         let device = self.device.as_ref()?;
         let major = device.major?;
-        let is_ours = major == NVIDIA_MAJOR || wanted.iter().any(|number| number.0 == major);
+        let is_ours = major == MAJOR || wanted.iter().any(|number| number.0 == major);
         if !is_ours && !is_dynamic(major) {
             return None;
         }
@@ -157,8 +165,12 @@ pub(super) fn permission(rules: &[DeviceRule], number: (u64, u64)) -> Permission
 
 /// The line that allows a device number.
 pub(super) fn line(number: (u64, u64), dialect: Dialect) -> String {
-    let (major, minor) = number;
-    key_and_value(dialect, "lxc.cgroup2.devices.allow", &format!("c {major}:{minor} rw"))
+    key_and_value(dialect, ALLOW, &value(number))
+}
+
+/// The value of that line.
+pub(super) fn value((major, minor): (u64, u64)) -> String {
+    format!("c {major}:{minor} rw")
 }
 
 /// A line as the dialect writes it.

@@ -6,8 +6,8 @@ use crate::engine::journal;
 use crate::engine::survey::{self, Configuration, Outside};
 use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
-use crate::host::files;
-use crate::journal::Journal;
+use crate::host::{devices, files};
+use crate::journal::{Journal, State};
 use crate::plan::Reach;
 use crate::report::Outcome;
 use crate::runtime::Session;
@@ -101,7 +101,6 @@ fn write_if(
             .hint("without quorum `/etc/pve` is read-only: `pvecm status`")
             .on(session.ctid)
     })?;
-    journal::save(&session.host.paths, change.journal)?;
     Ok(Applied::Written)
 }
 
@@ -118,6 +117,10 @@ fn announce(session: &Session<'_>, change: Change<'_>) -> Result<()> {
         let new: Vec<DeviceNode> = journal.nodes.into_iter().filter(is_new).collect();
         before.nodes.extend(new);
         journal.nodes = before.nodes;
+        if before.state == State::Attached {
+            // Until it is done and seen to be done.
+            journal.state = State::Attached;
+        }
     }
     journal::save(paths, &journal)
 }
@@ -139,7 +142,6 @@ fn attach(session: &Session<'_>, change: Change<'_>, entries: &[(&str, &str)]) -
             .hint("stop the container, and run the command again")
             .on(session.ctid));
     }
-    journal::save(&session.host.paths, change.journal)?;
     Ok(Applied::Written)
 }
 
@@ -150,14 +152,15 @@ fn sha1(bytes: &[u8]) -> String {
 }
 
 /// Looks whether the lines are still there: Proxmox rewrites the file at every stop without
-/// taking the lock, so an edit made at that moment can be lost.
+/// taking the lock, so an edit made at that moment can be lost. Only then the journal forgets the
+/// lines of before.
 ///
 /// # Errors
 /// Host error when they are not.
 pub fn confirm(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<()> {
     let now = Configuration::read(session)?;
     match outside.is_satisfied_by(&now.config, wish)? {
-        true => Ok(()),
+        true => journal::save(&session.host.paths, &outside.journal),
         false => Err(lost(session)),
     }
 }
@@ -171,7 +174,8 @@ pub fn lost(session: &Session<'_>) -> Error {
 }
 
 /// Rewrites rules of ours whose devices have other numbers now. Where somebody else changes the file
-/// meanwhile, once more.
+/// meanwhile, once more. The journal has the new numbers only when a later call finds the rules in
+/// the file.
 ///
 /// # Errors
 /// As [`write`].
@@ -187,14 +191,20 @@ pub fn renumber(session: &Session<'_>, journal: &Journal) -> Result<Outcome> {
 /// `None` where somebody else changed the file since it was read.
 fn renumber_once(session: &Session<'_>, journal: &Journal) -> Result<Option<Outcome>> {
     let read = Configuration::read(session)?;
+    if !journal.is_of(&read.config) {
+        let why = "another container had this number before".to_owned();
+        return Ok(Some(Outcome::Skipped(why)));
+    }
     let paths = &session.host.paths;
-    let renumbered = passthrough::renumber(&read.config, &journal.lines, &journal.nodes, |node| {
-        crate::host::devices::numbers(paths, node)
-    });
+    let majors = devices::majors(paths)?.into_values().collect();
+    let before = passthrough::Applied { own: &journal.lines, nodes: &journal.nodes };
+    let renumbered =
+        passthrough::renumber(&read.config, before, &majors, |node| devices::numbers(paths, node));
     let mut after = journal.clone();
     after.nodes = renumbered.nodes;
     after.lines.clone_from(&renumbered.edit.own);
     if !renumbered.edit.changed() {
+        files::clear_away(&read.path);
         if after != *journal {
             journal::save(paths, &after)?;
         }

@@ -4,6 +4,7 @@
 //! Order of events: purge and uninstall inside while the container still runs as it is; edit the
 //! configuration; restart. Lines that somebody has edited since are theirs and stay.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::apt;
@@ -14,7 +15,8 @@ use crate::engine::steps::Steps;
 use crate::engine::survey::{self, Configuration};
 use crate::error::{Error, Result};
 use crate::event::Events;
-use crate::host::{files, wait};
+use crate::host::paths::Paths;
+use crate::host::{devices, files, wait};
 use crate::journal::{Journal, State};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runfile::options;
@@ -66,7 +68,7 @@ impl Work<'_> {
             if removal > Removal::Devices {
                 survey::refuse(&read.config)?;
             }
-            let journal = journal::load(&session.host.paths, session.ctid)?;
+            let journal = journal::of(&session.host.paths, session.ctid, &read.config)?;
             let pid = session.init_process()?;
             let state = if pid.is_some() { "running" } else { "stopped" };
             Ok((Outcome::Unchanged(state.to_owned()), (journal, pid)))
@@ -153,10 +155,14 @@ impl Work<'_> {
             };
             // Whether lines of ours came back: the hook of a stop writes what it has read before.
             let read = Configuration::read(session)?;
-            match changed && passthrough::withdraw(&read.config, &taken.own).changed() {
-                true => Err(configure::lost(session)),
-                false => Ok((outcome, ())),
+            if changed && passthrough::withdraw(&read.config, &taken.own).changed() {
+                return Err(configure::lost(session));
             }
+            // Only now the journal forgets the lines.
+            if let Some(after) = &taken.after {
+                journal::save(&session.host.paths, after)?;
+            }
+            Ok((outcome, ()))
         })
     }
 }
@@ -166,8 +172,10 @@ struct Taken {
     edit: Edit,
     /// The lines that were ours.
     own: Vec<OwnLine>,
-    /// The nodes that they passed.
+    /// The nodes that they passed, as long as the container has not been restarted without them.
     nodes: Vec<DeviceNode>,
+    /// The journal as it is to be when it is done; `None` for a container that has none.
+    after: Option<Journal>,
 }
 
 /// The edit of the configuration; where somebody else changed the file meanwhile, once more.
@@ -175,32 +183,43 @@ fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
     for _ in 0..2 {
         let read = Configuration::read(session)?;
         let paths = &session.host.paths;
-        let Some(journal) = journal::load(paths, session.ctid)? else {
-            let edit = passthrough::withdraw(&read.config, &[]);
-            let taken = Taken { edit, own: Vec::new(), nodes: Vec::new() };
-            let why = "nvstage has put nothing in on this host";
-            return Ok((Outcome::Unchanged(why.to_owned()), taken));
+        let known = journal::of(paths, session.ctid, &read.config)?;
+        let own = match &known {
+            Some(journal) => journal.lines.clone(),
+            None => passthrough::in_our_form(&read.config, &own_majors(paths)?),
         };
-        let edit = passthrough::withdraw(&read.config, &journal.lines);
-        let mut after = journal.clone();
+        let edit = passthrough::withdraw(&read.config, &own);
+        let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
+        let mut after = before.clone();
         after.state = State::Detached;
         after.lines.clear();
-        if !edit.changed() {
+        let is_owed = before.state == State::Attached;
+        let nodes = if is_owed { before.nodes.clone() } else { Vec::new() };
+        let changed = edit.changed();
+        let taken = |edit| {
+            let after = (known.is_some() || changed).then_some(after.clone());
+            Taken { edit, own: own.clone(), nodes, after }
+        };
+        if !changed {
             files::clear_away(&read.path);
-            if after != journal {
-                journal::save(paths, &after)?;
-            }
-            let taken = Taken { edit, own: journal.lines, nodes: journal.nodes };
-            let why = "no line of nvstage's is there";
-            return Ok((Outcome::Unchanged(why.to_owned()), taken));
+            let why = match known.is_some() {
+                true => "no line of nvstage's is there",
+                false => "nvstage has put nothing in",
+            };
+            return Ok((Outcome::Unchanged(why.to_owned()), taken(edit)));
         }
-        let change = Change { read: &read, edit: &edit, own: &journal.lines, journal: &after };
+        let change = Change { read: &read, edit: &edit, own: &own, journal: &after };
         if configure::write(session, change)? == Applied::Written {
-            let outcome = Outcome::Changed(describe(&edit));
-            return Ok((outcome, Taken { edit, own: journal.lines, nodes: journal.nodes }));
+            return Ok((Outcome::Changed(describe(&edit)), taken(edit)));
         }
     }
     Err(configure::changed(session))
+}
+
+/// The majors of NVIDIA's drivers.
+fn own_majors(paths: &Paths) -> Result<BTreeSet<u64>> {
+    let all = devices::majors(paths)?.into_iter();
+    Ok(all.filter(|(name, _)| name.starts_with("nvidia")).map(|(_, major)| major).collect())
 }
 
 /// Whether the container still runs with nodes that no line passes any more, after a run that was

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
 use crate::host::files;
@@ -25,6 +26,14 @@ pub fn load(paths: &Paths, ctid: &Ctid) -> Result<Option<Journal>> {
             Err(Error::host(format!("read `{}`", path.display())).because(error).on(ctid))
         }
     }
+}
+
+/// The same for the container that has this configuration, and not one that had its number before.
+///
+/// # Errors
+/// As [`load`].
+pub fn of(paths: &Paths, ctid: &Ctid, config: &LxcConfig) -> Result<Option<Journal>> {
+    Ok(load(paths, ctid)?.filter(|journal| journal.is_of(config)))
 }
 
 /// Writes down what is applied to a container, before it is done.

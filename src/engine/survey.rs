@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::apt;
-use crate::container::config::{Dialect, LxcConfig};
+use crate::container::config::{Dialect, LineKind, LxcConfig};
 use crate::container::passthrough::{
     self, DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted,
 };
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::facts::{self, Facts};
 use crate::host::devices;
 use crate::host::rootfs::ContainerRoot;
-use crate::journal::{Journal, State};
+use crate::journal::{Journal, State, rootfs};
 use crate::plan::{DriverState, Reach};
 use crate::recipe::Check;
 use crate::runfile::backup_log::{self, BackupLog};
@@ -82,7 +82,7 @@ impl Outside {
                 && !text.is_some_and(|text| self.edit.lines_added.contains(text))
                 && !corrected.iter().any(|(_, new)| Some(new) == text)
         };
-        let lines = self.edit.own.iter().filter(is_new);
+        let lines = self.edit.own.iter().filter(|own| own.replaced.is_none()).filter(is_new);
         lines.filter_map(|own| own.text.as_deref()).collect()
     }
 
@@ -110,8 +110,12 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
     let configuration = Configuration::read(session)?;
     refuse(&configuration.config).map_err(|error| error.on(session.ctid))?;
     let pid = session.init_process()?;
-    let before = journal::load(&session.host.paths, session.ctid)?;
+    let before = journal::of(&session.host.paths, session.ctid, &configuration.config)?;
     let method = method(wish, before.as_ref());
+    if let (Method::Mount, Some(group)) = (method, wish.recipe.group()) {
+        let what = format!("let the group `{group}` alone use the devices: a mount has no group");
+        return Err(Error::input(what).hint("`--passthrough device` has one").on(session.ctid));
+    }
     let entries = entries(session, method)?;
     let users = match method {
         Method::Device => users(session, wish, pid)?,
@@ -127,12 +131,15 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
     let edit = passthrough::edit(&configuration.config, &wanted)
         .map_err(|error| error.on(session.ctid))?;
     refuse_too_large(session, &configuration.path, edit.config.to_bytes().len())?;
-    let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running);
+    // `pct set` writes the whole file anew, without what it does not understand.
+    let is_understood = configuration.config.lines().all(|line| line.kind != LineKind::Other);
+    let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running) && is_understood;
     let reach = match is_reached && edit.only_devices().is_some() {
         true => Reach::WhileRunning,
         false => Reach::AtStart,
     };
     let mut journal = before.clone().unwrap_or_else(|| Journal::new(session.ctid));
+    journal.rootfs = rootfs(&configuration.config);
     journal.state = State::Attached;
     wish.recipe.origin().clone_into(&mut journal.recipe);
     wish.recipe.profile().clone_into(&mut journal.profile);

@@ -58,7 +58,7 @@ impl Inventory {
             gpu.index = index;
             gpu.mig = mig_instances(&capabilities, gpu.minor);
         }
-        let majors = kernel::majors(&paths.proc_devices())?;
+        let majors = majors(paths)?;
         Ok(Self { module, gpus, pci: pci::gpus(paths)?, nodes, majors, capabilities })
     }
 
@@ -77,6 +77,14 @@ fn gpu_of_node(node: &HostNode) -> Option<Gpu> {
 
 fn unreadable(path: &Path, error: &io::Error) -> Error {
     Error::host(format!("read `{}`", path.display())).because(error)
+}
+
+/// The majors that drivers of character devices have now, by their names.
+///
+/// # Errors
+/// Host error when `/proc/devices` cannot be read or understood.
+pub fn majors(paths: &Paths) -> Result<BTreeMap<String, u64>> {
+    kernel::majors(&paths.proc_devices())
 }
 
 /// A file's text; `None` where there is none.

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::change::Changes;
 use super::survey::Survey;
 use super::{
-    DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, is_in_our_form, meaning,
-    numbers_to_use, one_by_one,
+    DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, first_line, is_in_our_form,
+    one_by_one,
 };
-use crate::container::config::{Dialect, LineKind, LxcConfig};
+use crate::container::config::{Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, Effect};
 use crate::container::rules::{self, DeviceRule, Permission};
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
         config,
         wanted,
         survey: Survey::new(config, nodes),
-        own: wanted.own.iter().filter_map(|own| meaning(own.text.as_ref()?, dialect)).collect(),
+        own: wanted.own.iter().map(|own| Some(first_line(own.text.as_ref()?, dialect))).collect(),
         changes: Changes::default(),
         used: BTreeSet::new(),
         mounted: Vec::new(),
@@ -53,8 +53,8 @@ struct Decision<'a> {
     config: &'a LxcConfig,
     wanted: &'a Wanted<'a>,
     survey: Survey<'a>,
-    /// What the journal says is ours.
-    own: Vec<(String, String)>,
+    /// What the journal says is ours, line by line of [`Wanted::own`].
+    own: Vec<Option<LineKind>>,
     changes: Changes,
     /// Lines that do what is wanted.
     used: BTreeSet<usize>,
@@ -69,13 +69,14 @@ impl<'a> Decision<'a> {
 
     /// Whether the journal calls a line ours.
     fn is_recorded(&self, number: usize) -> bool {
-        let found = meaning(&self.survey.text(number), self.dialect());
-        found.is_some_and(|found| self.own.contains(&found))
+        let found = self.survey.meaning(number);
+        found.is_some() && self.own.iter().flatten().any(|own| own.meaning() == found)
     }
 
     /// Whether a mount entry is ours, by the journal or by its form.
     fn is_our_mount(&self, number: usize, node: &DeviceNode) -> bool {
-        self.is_recorded(number) || is_in_our_form(&self.survey.text(number), node, self.dialect())
+        let is_formed = |line: &Line<'_>| is_in_our_form(&line.kind, node);
+        self.is_recorded(number) || self.survey.line(number).is_some_and(is_formed)
     }
 
     fn mount(&mut self, node: &DeviceNode) {
@@ -129,8 +130,7 @@ impl<'a> Decision<'a> {
             .collect();
         if let Some((number, key)) = devices.first() {
             let line = format!("{key}: {value}");
-            let is_other = meaning(&self.survey.text(*number), self.dialect())
-                != meaning(&line, self.dialect());
+            let is_other = self.survey.meaning(*number) != Some((key.as_str(), value.as_str()));
             match is_other && self.is_recorded(*number) {
                 true => self.changes.correct(*number, line),
                 false => _ = self.used.insert(*number),
@@ -168,10 +168,12 @@ impl<'a> Decision<'a> {
     }
 
     fn free_key(&self) -> Result<String> {
-        let is_used = |key: &String| {
-            self.config.keys().any(|used| used == *key)
-                || self.changes.devices.iter().any(|line| line.starts_with(&format!("{key}:")))
+        let used: BTreeSet<String> = self.config.keys().collect();
+        let is_added = |key: &str| {
+            let mut lines = self.changes.devices.iter();
+            lines.any(|line| line.split_once(':').is_some_and(|(added, _)| added == key))
         };
+        let is_used = |key: &String| used.contains(key) || is_added(key);
         (0..DEVICE_KEYS).map(|number| format!("dev{number}")).find(|key| !is_used(key)).ok_or_else(
             || {
                 Error::host(format!(
@@ -189,7 +191,8 @@ impl<'a> Decision<'a> {
             return;
         }
         let all: Vec<(usize, DeviceRule)> = self.survey.rules().collect();
-        let numbers: Vec<(u64, u64)> = self.mounted.iter().flat_map(numbers_to_use).collect();
+        let numbers: Vec<(u64, u64)> =
+            self.mounted.iter().flat_map(|node| node.numbers.iter().copied()).collect();
         let mut outdated = Vec::new();
         for (number, rule) in &all {
             match rule.allows_any(&numbers) {
@@ -198,8 +201,9 @@ impl<'a> Decision<'a> {
                 false => {}
             }
         }
+        let is_about_ours = self.is_about_our_devices();
         let is_outdated = |(number, rule): &&(usize, DeviceRule)| {
-            rule.is_outdated(self.wanted.majors) && !outdated.contains(number)
+            is_about_ours && rule.is_outdated(self.wanted.majors) && !outdated.contains(number)
         };
         let of_others: Vec<usize> =
             all.iter().filter(is_outdated).map(|(number, _)| *number).collect();
@@ -224,9 +228,22 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// Whether a rule of somebody else's for a major that nobody has can only be about our devices:
+    /// they were passed before, and no other ones are that could have had it.
+    fn is_about_our_devices(&self) -> bool {
+        let is_numbered_anew =
+            |node: &&DeviceNode| node.numbers.iter().any(|(major, _)| *major != rules::MAJOR);
+        let was_passed = |node: &DeviceNode| {
+            let effects = [Effect::Passes, Effect::AbsoluteTarget];
+            effects.iter().any(|effect| !self.survey.mounts(node, effect).is_empty())
+        };
+        self.wanted.nodes.iter().filter(is_numbered_anew).any(was_passed)
+            && !self.survey.has_devices_of_others()
+    }
+
     /// What is ours and no longer wanted goes.
     fn leftovers(&mut self) {
-        let meaning_of = |number: &usize| meaning(&self.survey.text(*number), self.dialect());
+        let meaning_of = |number: &usize| self.survey.meaning(*number);
         let used: Vec<_> = self.used.iter().map(meaning_of).collect();
         let is_left = |number: &usize| {
             self.is_recorded(*number)
@@ -248,7 +265,7 @@ impl<'a> Decision<'a> {
             }
             for line in &self.survey.lines {
                 let is_rule = DeviceRule::parse(line).is_some();
-                if is_rule && is_in_our_form(&line.text, node, self.dialect()) {
+                if is_rule && is_in_our_form(&line.kind, node) {
                     self.changes.remove(line.number);
                 }
             }
@@ -275,24 +292,18 @@ impl<'a> Decision<'a> {
         let mut own = Vec::new();
         let mut known = BTreeSet::new();
         let lines = &self.survey.lines;
-        for record in self.wanted.own {
-            let Some(old) = record.text.as_ref().and_then(|text| meaning(text, self.dialect()))
-            else {
-                let is_back = |line: &&str| {
-                    let wanted = meaning(line, self.dialect());
-                    lines.iter().any(|line| meaning(&line.text, self.dialect()) == wanted)
+        for (record, old) in self.wanted.own.iter().zip(&self.own) {
+            let Some(old) = old.as_ref().and_then(LineKind::meaning) else {
+                let is_back = |line: &str| {
+                    let wanted = first_line(line, self.dialect());
+                    lines.iter().any(|line| line.kind.meaning() == wanted.meaning())
                 };
-                if !record.replaced.as_deref().as_ref().is_some_and(is_back) {
+                if !record.replaced.as_deref().is_some_and(is_back) {
                     own.push(record.clone());
                 }
                 continue;
             };
-            let is_it = |line: &&crate::container::config::Line<'_>| match &line.kind {
-                LineKind::Raw { key, value } | LineKind::Setting { key, value } => {
-                    (key, value) == (&old.0, &old.1)
-                }
-                _ => false,
-            };
+            let is_it = |line: &&Line<'_>| line.kind.meaning() == Some(old);
             let numbers: Vec<usize> = lines.iter().filter(is_it).map(|line| line.number).collect();
             known.extend(numbers.iter().copied());
             let Some(number) = numbers.first() else { continue };
@@ -319,14 +330,16 @@ impl<'a> Decision<'a> {
                 continue;
             }
             let in_our_form = |node: &DeviceNode| {
-                is_in_our_form(&text, node, self.dialect()) || self.is_our_device(line.number, node)
+                is_in_our_form(&line.kind, node) || self.is_our_device(line, node)
             };
             let mut nodes = self.survey.nodes.iter().chain(self.wanted.nodes);
             let is_ours = nodes.any(in_our_form);
             match (self.changes.removed.contains(&line.number), is_ours) {
                 (true, false) => own.push(OwnLine { text: None, replaced: Some(text) }),
                 (false, true) if self.used.contains(&line.number) => {
-                    own.push(OwnLine { text: Some(text), replaced: None });
+                    // An entry of Proxmox's own dialog stays when ours go.
+                    let replaced = (!text.starts_with("lxc.")).then(|| text.clone());
+                    own.push(OwnLine { text: Some(text), replaced });
                 }
                 _ => {}
             }
@@ -337,10 +350,10 @@ impl<'a> Decision<'a> {
     }
 
     /// Whether a `dev[n]` equals the one that we would write, while we write such.
-    fn is_our_device(&self, number: usize, node: &DeviceNode) -> bool {
-        let value = device_value(node, self.wanted.users);
-        self.wanted.method == Method::Device
-            && meaning(&self.survey.text(number), self.dialect())
-                .is_some_and(|(key, found)| key.starts_with("dev") && found == value)
+    fn is_our_device(&self, line: &Line<'_>, node: &DeviceNode) -> bool {
+        let is_equal = |(key, value): (&str, &str)| {
+            key.starts_with("dev") && value == device_value(node, self.wanted.users)
+        };
+        self.wanted.method == Method::Device && line.kind.meaning().is_some_and(is_equal)
     }
 }

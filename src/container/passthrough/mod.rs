@@ -16,13 +16,13 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Dialect, LxcConfig};
+use super::config::{Access, Dialect, LineKind, LxcConfig};
 use super::mount::{self, Effect};
 use super::rules;
 use crate::error::Result;
 
 use self::survey::Survey;
-pub use self::undo::{Renumbered, renumber, withdraw};
+pub use self::undo::{Applied, Renumbered, in_our_form, renumber, withdraw};
 
 /// How device nodes get into a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,7 +44,8 @@ pub struct DeviceNode {
     pub path: String,
     /// Whether it is the node itself or a directory of nodes.
     pub kind: NodeKind,
-    /// Major and minor number of the node, or of every node in the directory.
+    /// Major and minor number of the node, or of every node in the directory that a container is to
+    /// open.
     pub numbers: Vec<(u64, u64)>,
 }
 
@@ -159,27 +160,20 @@ pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
 pub fn passes(config: &LxcConfig, node: &DeviceNode) -> bool {
     let survey = Survey::new(config, &[]);
     let is_mounted = !survey.mounts(node, &Effect::Passes).is_empty();
-    is_mounted || survey.devices_of(node).next().is_some()
+    is_mounted || survey.devices_of(node).any(|device| device.access == Access::ReadWrite)
 }
 
-/// The value of the `dev[n]` that passes a node.
+/// The value of the `dev[n]` that passes a node. Those of capabilities are opened for reading alone,
+/// and readable for all on the host.
 fn device_value(node: &DeviceNode, users: Users) -> String {
     let path = &node.path;
-    match users {
-        Users::Everybody => format!("{path},mode=0666"),
-        Users::Group(gid) => format!("{path},gid={gid},mode=0660"),
+    let is_capability = path.starts_with("/dev/nvidia-caps/");
+    match (users, is_capability) {
+        (Users::Everybody, false) => format!("{path},mode=0666"),
+        (Users::Everybody, true) => format!("{path},mode=0444"),
+        (Users::Group(gid), false) => format!("{path},gid={gid},mode=0660"),
+        (Users::Group(gid), true) => format!("{path},gid={gid},mode=0440"),
     }
-}
-
-/// Capabilities that are no MIG instance's: `mig/config` and `mig/monitor`, the first two of
-/// `/proc/driver/nvidia-caps/mig-minors`. Whoever holds them divides the GPU anew.
-const LAST_ADMINISTRATIVE_CAPABILITY: u64 = 2;
-
-/// The numbers of a node that a container is to open: of a directory those of MIG instances alone.
-fn numbers_to_use(node: &DeviceNode) -> impl Iterator<Item = (u64, u64)> {
-    let is_directory = node.kind == NodeKind::Directory;
-    let is_administrative = move |minor| is_directory && minor <= LAST_ADMINISTRATIVE_CAPABILITY;
-    node.numbers.iter().copied().filter(move |(_, minor)| !is_administrative(*minor))
 }
 
 /// The nodes one by one: Proxmox VE passes no directories. Nodes in `/dev/nvidia-caps` are called
@@ -189,29 +183,28 @@ fn one_by_one(nodes: &[DeviceNode]) -> Vec<DeviceNode> {
         if node.kind == NodeKind::File {
             return vec![node.clone()];
         }
-        let file = |number: (u64, u64)| DeviceNode {
+        let file = |number: &(u64, u64)| DeviceNode {
             path: format!("{}/nvidia-cap{}", node.path, number.1),
             kind: NodeKind::File,
-            numbers: vec![number],
+            numbers: vec![*number],
         };
-        numbers_to_use(node).map(file).collect()
+        node.numbers.iter().map(file).collect()
     };
     nodes.iter().flat_map(inside).collect()
 }
 
-/// Key and value of a line, whichever way it is written.
-fn meaning(text: &str, dialect: Dialect) -> Option<(String, String)> {
-    use super::config::LineKind;
-    let config = LxcConfig::parse(text.as_bytes(), dialect);
-    match config.lines().next()?.kind {
-        LineKind::Raw { key, value } | LineKind::Setting { key, value } => Some((key, value)),
-        _ => None,
-    }
+/// What a line of the journal's is.
+fn first_line(text: &str, dialect: Dialect) -> LineKind {
+    LineKind::of(text.lines().next().unwrap_or_default(), dialect)
 }
 
 /// Whether a line is one that passes a node, or allows one of its numbers, in exactly our form.
-fn is_in_our_form(text: &str, node: &DeviceNode, dialect: Dialect) -> bool {
-    let ours = |line: String| meaning(text, dialect) == meaning(&line, dialect);
-    ours(mount::line(node, dialect))
-        || node.numbers.iter().any(|number| ours(rules::line(*number, dialect)))
+fn is_in_our_form(line: &LineKind, node: &DeviceNode) -> bool {
+    match line.meaning() {
+        Some((mount::KEY, value)) => value == mount::value(node),
+        Some((rules::ALLOW, value)) => {
+            node.numbers.iter().any(|number| value == rules::value(*number))
+        }
+        _ => false,
+    }
 }

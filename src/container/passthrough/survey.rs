@@ -28,11 +28,22 @@ impl<'a> Survey<'a> {
         self.lines.iter().filter_map(number).collect()
     }
 
-    /// The `dev[n]` that pass a node, for reading and writing.
+    /// The `dev[n]` that pass a node. One for reading only is somebody's decision: a second entry of
+    /// the same node would keep the container from starting.
     pub(super) fn devices_of(&self, node: &DeviceNode) -> impl Iterator<Item = &PassedDevice> {
-        self.devices
-            .iter()
-            .filter(|device| device.path == node.path && device.access == Access::ReadWrite)
+        self.devices.iter().filter(|device| device.path == node.path)
+    }
+
+    /// Whether it passes devices of other makers whose major may be given out at load time.
+    pub(super) fn has_devices_of_others(&self) -> bool {
+        const KNOWN: [&str; 6] =
+            ["/dev/nvidia", "/dev/dri", "/dev/net/tun", "/dev/fuse", "/dev/kvm", "/dev/snd"];
+        let is_other = |path: &str| {
+            path.starts_with("/dev") && !KNOWN.iter().any(|known| path.starts_with(known))
+        };
+        let mounts = self.lines.iter().filter_map(mount_entry);
+        mounts.into_iter().any(|entry| is_other(entry.source))
+            || self.devices.iter().any(|device| is_other(&device.path))
     }
 
     /// The rules about devices, with the numbers of their lines.
@@ -40,10 +51,19 @@ impl<'a> Survey<'a> {
         self.lines.iter().filter_map(|line| Some((line.number, DeviceRule::parse(line)?)))
     }
 
+    /// A line, by its number.
+    pub(super) fn line(&self, number: usize) -> Option<&Line<'a>> {
+        self.lines.get(number.wrapping_sub(1))
+    }
+
+    /// What a line means, by its number.
+    pub(super) fn meaning(&self, number: usize) -> Option<(&str, &str)> {
+        self.line(number)?.kind.meaning()
+    }
+
     /// The text of a line, by its number.
     pub(super) fn text(&self, number: usize) -> String {
-        let line = self.lines.get(number.wrapping_sub(1));
-        line.map(|line| line.text.clone().into_owned()).unwrap_or_default()
+        self.line(number).map(|line| line.text.clone().into_owned()).unwrap_or_default()
     }
 
     /// What there is to tell of a line; `None` for one that is not about NVIDIA devices, or does

@@ -1,10 +1,13 @@
 //! The way back, and after majors have changed.
 
+use std::collections::BTreeSet;
+
 use super::change::Changes;
 use super::survey::Survey;
-use super::{DeviceNode, Edit, ForeignLine, OwnLine, meaning};
-use crate::container::config::LxcConfig;
-use crate::container::rules::{self, DeviceRule};
+use super::{DeviceNode, Edit, ForeignLine, NodeKind, OwnLine, first_line};
+use crate::container::config::{Line, LxcConfig};
+use crate::container::mount::{self, Effect};
+use crate::container::rules::{self, DeviceRule, Permission};
 
 /// Takes out every line that is ours and still as we wrote it, and puts back what it replaced.
 ///
@@ -14,12 +17,16 @@ pub fn withdraw(config: &LxcConfig, own: &[OwnLine]) -> Edit {
     let survey = Survey::new(config, &[]);
     let mut changes = Changes::default();
     let numbers = |text: &str| -> Vec<usize> {
-        let wanted = meaning(text, dialect);
-        let same = survey.lines.iter().filter(|line| meaning(&line.text, dialect) == wanted);
-        same.map(|line| line.number).collect()
+        let wanted = first_line(text, dialect);
+        let is_same = |line: &&Line<'_>| line.kind.meaning() == wanted.meaning();
+        survey.lines.iter().filter(is_same).map(|line| line.number).collect()
     };
     let claims = claims(&survey, own, numbers);
     for (OwnLine { text, replaced }, claim) in own.iter().zip(&claims) {
+        // Adopted, and somebody's own: it stays.
+        if text.is_some() && text == replaced {
+            continue;
+        }
         match (claim, replaced.clone()) {
             (Some(number), Some(old)) if survey.text(*number).starts_with("lxc.") => {
                 changes.correct(*number, old);
@@ -74,6 +81,45 @@ fn claims(
     claims
 }
 
+/// The lines that nobody else would write just so: a container that came from another node has them,
+/// and its journal stayed there. `majors` are those of NVIDIA's drivers that are given out anew.
+pub fn in_our_form(config: &LxcConfig, majors: &BTreeSet<u64>) -> Vec<OwnLine> {
+    let survey = Survey::new(config, &[]);
+    let is_mount = |line: &&Line<'_>| {
+        let Some((mount::KEY, value)) = line.kind.meaning() else { return false };
+        let path = value.split(' ').next().unwrap_or_default().to_owned();
+        let node = |kind| DeviceNode { path: path.clone(), kind, numbers: Vec::new() };
+        path.starts_with("/dev/nvidia")
+            && [NodeKind::File, NodeKind::Directory]
+                .iter()
+                .any(|k| value == mount::value(&node(*k)))
+    };
+    let is_rule = |line: &&Line<'_>| {
+        let Some((rules::ALLOW, value)) = line.kind.meaning() else { return false };
+        let number = DeviceRule::parse(line).and_then(|rule| rule.number());
+        number.is_some_and(|number| {
+            (number.0 == rules::MAJOR || majors.contains(&number.0))
+                && value == rules::value(number)
+        })
+    };
+    let own =
+        |line: &Line<'_>| OwnLine { text: Some(line.text.clone().into_owned()), replaced: None };
+    let mut found: Vec<OwnLine> = survey.lines.iter().filter(is_mount).map(own).collect();
+    if !found.is_empty() {
+        found.extend(survey.lines.iter().filter(is_rule).map(own));
+    }
+    found
+}
+
+/// What was applied to a container before its devices got other numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Applied<'a> {
+    /// The lines that are ours.
+    pub own: &'a [OwnLine],
+    /// The nodes, with the numbers that they had.
+    pub nodes: &'a [DeviceNode],
+}
+
 /// An edit after numbers have changed, and the nodes with their new ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renumbered {
@@ -83,56 +129,110 @@ pub struct Renumbered {
     pub nodes: Vec<DeviceNode>,
 }
 
-/// Rewrites our own rules whose device has another number now, and nothing else.
+/// Rewrites our own rules whose device has another number now, and nothing else. Rules in our form
+/// that a rollback brought back from another boot are among them: those for a major that none of
+/// `majors`, what drivers of this host have, is.
 ///
-/// `before` are the nodes as they were when the rules were written; `now` gives the numbers that
-/// the nodes below a path have, none where the node is missing: its rules then stay.
+/// `now` gives the numbers of a node, or of all nodes in a directory, none where it is missing: its
+/// rules then stay.
 pub fn renumber(
     config: &LxcConfig,
-    own: &[OwnLine],
-    before: &[DeviceNode],
+    before: Applied<'_>,
+    majors: &BTreeSet<u64>,
     now: impl Fn(&DeviceNode) -> Vec<(u64, u64)>,
 ) -> Renumbered {
-    let dialect = config.dialect();
-    let survey = Survey::new(config, &[]);
-    let mut changes = Changes::default();
-    let mut own = own.to_vec();
-    let mut nodes = Vec::new();
-    let mut pairs: Vec<((u64, u64), (u64, u64))> = Vec::new();
-    for node in before {
-        let numbers = now(node);
-        if numbers.is_empty() {
-            nodes.push(node.clone());
-            continue;
-        }
-        // Only majors change: in a directory the minor tells which is which.
-        let is_alone = node.numbers.len() == 1 && numbers.len() == 1;
-        pairs.extend(node.numbers.iter().filter_map(|old| {
-            let same = numbers.iter().find(|new| is_alone || new.1 == old.1)?;
-            (same != old).then_some((*old, *same))
-        }));
-        nodes.push(DeviceNode { numbers, ..node.clone() });
-    }
-    for (old, new) in pairs {
-        let (old, new) = (rules::line(old, dialect), rules::line(new, dialect));
-        let wanted = meaning(&old, dialect);
-        let is_it = |record: &&mut OwnLine| {
-            record.text.as_deref().is_some_and(|text| meaning(text, dialect) == wanted)
-        };
-        let Some(record) = own.iter_mut().find(is_it) else { continue };
-        let lines = survey.lines.iter().filter(|line| DeviceRule::parse(line).is_some());
-        let same = lines.filter(|line| meaning(&line.text, dialect) == wanted);
-        same.for_each(|line| changes.correct(line.number, new.clone()));
-        record.text = Some(new);
-    }
-    let corrected = changes.corrected.iter();
+    let mut work = Renumbering {
+        config,
+        survey: Survey::new(config, &[]),
+        changes: Changes::default(),
+        own: before.own.to_vec(),
+    };
+    let nodes: Vec<DeviceNode> =
+        before.nodes.iter().map(|node| with_numbers(node, &now(node))).collect();
+    let numbers = |nodes: &[DeviceNode]| -> Vec<(u64, u64)> {
+        nodes.iter().flat_map(|node| node.numbers.iter().copied()).collect()
+    };
+    let pairs: Vec<_> = numbers(before.nodes).into_iter().zip(numbers(&nodes)).collect();
+    work.replace(&pairs);
+    work.after_rollback(&nodes, majors);
+    let corrected = work.changes.corrected.iter();
     let edit = Edit {
-        config: changes.apply(config),
+        config: work.changes.apply(config),
         lines_added: Vec::new(),
-        lines_corrected: corrected.map(|(n, new)| (survey.text(*n), new.clone())).collect(),
+        lines_corrected: corrected.map(|(n, new)| (work.survey.text(*n), new.clone())).collect(),
         lines_removed: Vec::new(),
         foreign: Vec::new(),
-        own,
+        own: work.own,
     };
     Renumbered { edit, nodes }
+}
+
+/// A node with the numbers that it has now, one for each that it had. Only majors change: in a
+/// directory the minor tells which is which, also of one that is not made yet.
+fn with_numbers(node: &DeviceNode, now: &[(u64, u64)]) -> DeviceNode {
+    let (Some(first), true) = (now.first(), !node.numbers.is_empty()) else { return node.clone() };
+    let numbers = match node.kind {
+        NodeKind::File => vec![*first],
+        NodeKind::Directory => node.numbers.iter().map(|(_, minor)| (first.0, *minor)).collect(),
+    };
+    DeviceNode { numbers, ..node.clone() }
+}
+
+/// Major and minor.
+type Number = (u64, u64);
+
+struct Renumbering<'a> {
+    config: &'a LxcConfig,
+    survey: Survey<'a>,
+    changes: Changes,
+    own: Vec<OwnLine>,
+}
+
+impl Renumbering<'_> {
+    /// Rewrites our rules for numbers to others, all at once: two may have changed places.
+    fn replace(&mut self, pairs: &[(Number, Number)]) {
+        let dialect = self.config.dialect();
+        for record in &mut self.own {
+            let Some(kind) = record.text.as_deref().map(|text| first_line(text, dialect)) else {
+                continue;
+            };
+            let is_its = |(old, new): &&(Number, Number)| {
+                old != new && kind.meaning() == Some((rules::ALLOW, &rules::value(*old)))
+            };
+            let Some((_, new)) = pairs.iter().find(is_its) else { continue };
+            let new = rules::line(*new, dialect);
+            let same = self.survey.lines.iter().filter(|l| l.kind.meaning() == kind.meaning());
+            same.for_each(|line| self.changes.correct(line.number, new.clone()));
+            record.text = Some(new);
+        }
+    }
+
+    /// Rewrites rules of another boot, by their minor, where one is missing.
+    fn after_rollback(&mut self, nodes: &[DeviceNode], majors: &BTreeSet<u64>) {
+        if self.survey.is_unprivileged {
+            return;
+        }
+        let is_mounted = |node: &&DeviceNode| !self.survey.mounts(node, &Effect::Passes).is_empty();
+        let numbers = nodes.iter().filter(is_mounted).flat_map(|node| node.numbers.iter().copied());
+        let numbers: Vec<(u64, u64)> = numbers.filter(|number| number.0 != rules::MAJOR).collect();
+        for number in numbers {
+            let edited = self.changes.apply(self.config);
+            let edited = Survey::new(&edited, &[]);
+            let all: Vec<DeviceRule> = edited.rules().map(|(_, rule)| rule).collect();
+            if rules::permission(&all, number) != Permission::Unmentioned {
+                continue;
+            }
+            let is_stale = |(line, rule): &(usize, DeviceRule)| {
+                let is_its = rule.number().is_some_and(|old| {
+                    let ours = rules::value(old);
+                    old.1 == number.1 && edited.meaning(*line) == Some((rules::ALLOW, &ours))
+                });
+                is_its && rule.is_outdated(majors)
+            };
+            let Some((line, _)) = edited.rules().find(is_stale) else { continue };
+            let new = rules::line(number, self.config.dialect());
+            self.changes.correct(line, new.clone());
+            self.own.push(OwnLine { text: Some(new), replaced: None });
+        }
+    }
 }

@@ -36,7 +36,9 @@ pub(super) fn list(dev: &Path) -> Result<Vec<HostNode>> {
 
 /// The nodes that a container needs for these GPUs: each GPU's own, the control nodes, and those of
 /// capabilities. For whole GPUs that is the directory `nvidia-caps`, which LXC skips where it is
-/// missing; as soon as a MIG instance is named, exactly the nodes of the instances that are meant.
+/// missing, with the numbers of their own MIG instances: never those of `mig/config`, with which a
+/// GPU is divided anew, and its kind. As soon as a MIG instance is named, it is exactly the nodes of
+/// the instances that are meant.
 ///
 /// # Errors
 /// Host error naming every node that the host lacks, or whose major is not its driver's.
@@ -63,7 +65,13 @@ pub fn nodes_for(
         nodes.push(file(MODESET.to_owned(), &found));
     }
     if !parts_only {
-        nodes.push(directory(paths));
+        let instances: Vec<String> = assigned.iter().flat_map(nodes_of_instances).collect();
+        let is_meant = |(_, minor): &(u64, u64)| {
+            instances.contains(&format!("{CAPABILITIES}/nvidia-cap{minor}"))
+        };
+        let mut all = directory(paths);
+        all.numbers.retain(is_meant);
+        nodes.push(all);
     }
     let stale: Vec<String> = nodes.iter().filter_map(|node| staleness(inventory, node)).collect();
     refuse(&missing, &stale)?;
