@@ -259,7 +259,7 @@ fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
         is_asked |= scene.host.pct_calls().iter().any(|call| call.starts_with("shutdown "));
         is_asked && scene.host.shell(&format!("flock -n {lock} true")).code != 0
     });
-    assert!(scene.journal().contains("\"detached\""), "{}", scene.journal());
+    assert!(scene.journal().contains("\"attached\""), "it is not done yet: {}", scene.journal());
     child.kill().unwrap();
     child.wait().unwrap();
     scene.host.release(&lock);
@@ -271,6 +271,35 @@ fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
     assert_same(&scene.config(), &before);
     assert_eq!(scene.inside(NODES), "");
     scene.detach(&[]).code(0).shows("power unchanged");
+}
+
+#[test]
+fn an_edit_that_somebody_takes_back_is_an_error_and_the_next_run_finishes() {
+    let scene = Scene::stopped(Kind::Pct, "privileged");
+    let before = scene.config();
+    scene.provision(&["--restore-state"]);
+    let provisioned = scene.config();
+    let mut command = scene.host.nvstage();
+    command.args(["detach", &scene.ctid]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // As the hook of a stop does it: without the lock, with what it had read before.
+    eventually("the lines are out", Duration::from_secs(20), || scene.config() != provisioned);
+    scene.write(&provisioned);
+    let run = Run::from(child.wait_with_output().unwrap()).code(4);
+    run.says("somebody took the change out again");
+    assert_eq!(scene.config(), provisioned);
+    scene.detach(&[]).code(0).shows("passthrough changed");
+    assert_eq!(scene.config(), before);
+}
+
+#[test]
+fn a_container_from_another_node_is_known_by_its_lines() {
+    let scene = Scene::stopped(Kind::Pct, "unprivileged");
+    let before = scene.config();
+    scene.provision(&["--restore-state"]);
+    scene.host.shell(&format!("rm /var/lib/nvstage/containers/{}.json", scene.ctid)).code(0);
+    scene.detach(&[]).code(0).shows("passthrough changed");
+    assert_eq!(scene.config(), before);
 }
 
 /// Tools for modules that leave a mark, where the uninstaller would find them.

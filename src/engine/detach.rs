@@ -204,7 +204,7 @@ fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
             files::clear_away(&read.path);
             let why = match known.is_some() {
                 true => "no line of nvstage's is there",
-                false => "nvstage has put nothing in",
+                false => "nvstage has put nothing in on this host",
             };
             return Ok((Outcome::Unchanged(why.to_owned()), taken(edit)));
         }

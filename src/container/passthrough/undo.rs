@@ -81,8 +81,9 @@ fn claims(
     claims
 }
 
-/// The lines that nobody else would write just so: a container that came from another node has them,
-/// and its journal stayed there. `majors` are those of NVIDIA's drivers that are given out anew.
+/// The lines of a container that came from another node, where its journal stayed: those in our form,
+/// if they are as many as nobody else would write just so, all of the control nodes' among them.
+/// `majors` are those of NVIDIA's drivers.
 pub fn in_our_form(config: &LxcConfig, majors: &BTreeSet<u64>) -> Vec<OwnLine> {
     let survey = Survey::new(config, &[]);
     let is_mount = |line: &&Line<'_>| {
@@ -104,11 +105,17 @@ pub fn in_our_form(config: &LxcConfig, majors: &BTreeSet<u64>) -> Vec<OwnLine> {
     };
     let own =
         |line: &Line<'_>| OwnLine { text: Some(line.text.clone().into_owned()), replaced: None };
-    let mut found: Vec<OwnLine> = survey.lines.iter().filter(is_mount).map(own).collect();
-    if !found.is_empty() {
-        found.extend(survey.lines.iter().filter(is_rule).map(own));
+    let mounts: Vec<&Line<'_>> = survey.lines.iter().filter(is_mount).collect();
+    let is_there = |path: &&str| {
+        let starts = |line: &&Line<'_>| {
+            line.kind.meaning().is_some_and(|(_, value)| value.starts_with(&format!("{path} ")))
+        };
+        mounts.iter().any(starts)
+    };
+    if !["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].iter().all(is_there) {
+        return Vec::new();
     }
-    found
+    mounts.into_iter().chain(survey.lines.iter().filter(is_rule)).map(own).collect()
 }
 
 /// What was applied to a container before its devices got other numbers.
