@@ -184,7 +184,8 @@ fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
         let edit = passthrough::withdraw(&read.config, &journal.lines);
         let mut after = journal.clone();
         after.state = State::Detached;
-        after.lines.clear();
+        // What was put in stays known: a rollback to a snapshot brings it back.
+        after.lines.retain(|line| line.text.is_some());
         if !edit.changed() {
             if after != journal {
                 journal::save(paths, &after)?;

@@ -45,7 +45,7 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
         }
     }
     decision.rules();
-    decision.leftovers();
+    decision.leftovers(&passed_directories);
     Ok(decision.finish())
 }
 
@@ -225,8 +225,9 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// What is ours and no longer wanted goes.
-    fn leftovers(&mut self) {
+    /// What is ours and no longer wanted goes; `passed` are the directories that somebody else's
+    /// line passes.
+    fn leftovers(&mut self, passed: &[&str]) {
         let meaning_of = |number: &usize| meaning(&self.survey.text(*number), self.dialect());
         let used: Vec<_> = self.used.iter().map(meaning_of).collect();
         let is_left = |number: &usize| {
@@ -242,14 +243,16 @@ impl<'a> Decision<'a> {
         if self.wanted.method == Method::Mount || self.survey.is_unprivileged {
             return;
         }
-        // Rules in our form for what Proxmox VE passes now.
-        for node in self.survey.nodes {
-            if self.mounted.contains(node) {
-                continue;
-            }
+        // Rules in our form for what Proxmox VE passes now, or nothing does any longer: those of
+        // capabilities that administer.
+        let is_passed = |node: &&DeviceNode| passed.contains(&node.path.as_str());
+        let mounted = self.mounted.iter().chain(self.wanted.nodes.iter().filter(is_passed));
+        let needed: Vec<(u64, u64)> = mounted.flat_map(|node| node.numbers.clone()).collect();
+        let all = self.wanted.nodes.iter().flat_map(|node| &node.numbers);
+        for number in all.filter(|number| !needed.contains(number)) {
+            let rule = meaning(&rules::line(*number, self.dialect()), self.dialect());
             for line in &self.survey.lines {
-                let is_rule = DeviceRule::parse(line).is_some();
-                if is_rule && is_in_our_form(&line.text, node, self.dialect()) {
+                if meaning(&line.text, self.dialect()) == rule {
                     self.changes.remove(line.number);
                 }
             }
