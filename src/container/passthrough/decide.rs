@@ -249,12 +249,14 @@ impl<'a> Decision<'a> {
         let mounted = self.mounted.iter().chain(self.wanted.nodes.iter().filter(is_passed));
         let needed: Vec<(u64, u64)> = mounted.flat_map(|node| node.numbers.clone()).collect();
         let all = self.wanted.nodes.iter().flat_map(|node| &node.numbers);
-        for number in all.filter(|number| !needed.contains(number)) {
-            let rule = meaning(&rules::line(*number, self.dialect()), self.dialect());
-            for line in &self.survey.lines {
-                if meaning(&line.text, self.dialect()) == rule {
-                    self.changes.remove(line.number);
-                }
+        let gone: Vec<_> = all
+            .filter(|number| !needed.contains(number))
+            .map(|number| meaning(&rules::line(*number, self.dialect()), self.dialect()))
+            .collect();
+        let rules: Vec<usize> = self.survey.rules().map(|(number, _)| number).collect();
+        for number in rules {
+            if gone.contains(&meaning(&self.survey.text(number), self.dialect())) {
+                self.changes.remove(number);
             }
         }
     }
