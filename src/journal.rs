@@ -36,7 +36,8 @@ pub struct Journal {
     pub method: Method,
     /// The nodes it was given, with the numbers that they had then.
     pub nodes: Vec<DeviceNode>,
-    /// The lines of its configuration that are nvstage's.
+    /// The lines of its configuration that are nvstage's; of a detached one those that were, which
+    /// a rollback brings back.
     pub lines: Vec<OwnLine>,
     /// The driver that was installed last; `None` before the first one, and after it was removed.
     pub driver: Option<DriverVersion>,

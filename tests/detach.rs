@@ -302,6 +302,42 @@ fn a_container_from_another_node_is_known_by_its_lines() {
     assert_eq!(scene.config(), before);
 }
 
+#[test]
+fn lines_that_a_rollback_brings_back_are_taken_out_again() {
+    let scene = Scene::stopped(Kind::Pct, "privileged");
+    let before = with_older_lines(&scene);
+    scene.provision(&[DEVICE, &["--restore-state"]].concat());
+    let pct = |what: &str| scene.host.shell(&format!("pct {what} {} with", scene.ctid)).code(0);
+    pct("snapshot");
+    scene.detach(&[]).code(0).says("passthrough: changed");
+    assert!(!live(&scene.config()).contains("dev0:"), "{}", scene.config());
+    pct("rollback");
+    assert!(live(&scene.config()).contains("dev0:"), "{}", scene.config());
+    scene.detach(&[]).code(0).says("passthrough: changed: took out 4 lines");
+    let now = live(&scene.config()).replace("parent: with\n", "");
+    let is_older = |line: &&str| line.contains(" /dev/nvidia");
+    let expected: Vec<&str> = live(&before).lines().filter(|line| !is_older(line)).collect();
+    let kept: Vec<&str> = now.lines().filter(|line| !is_older(line)).collect();
+    assert_eq!(kept, expected);
+    scene.detach(&[]).code(0).says("passthrough: unchanged");
+}
+
+/// The live section.
+fn live(config: &str) -> &str {
+    config.split("\n[").next().unwrap()
+}
+
+#[test]
+fn a_container_that_proxmox_has_locked_is_left_alone() {
+    let scene = Scene::stopped(Kind::Pct, "unprivileged");
+    scene.write(&scene.config().replace("memory:", "lock: backup\nmemory:"));
+    let before = scene.config();
+    for more in [&[][..], &["--purge"]] {
+        scene.detach(more).code(4).says("Proxmox has locked it (backup)");
+    }
+    assert_eq!((scene.config(), scene.init()), (before, 0));
+}
+
 /// Tools for modules that leave a mark, where the uninstaller would find them.
 const MARKS: &str = "for tool in modprobe rmmod lsmod depmod; do \
     printf '#!/bin/sh\\necho $0 >> /root/reached\\n' > /usr/local/sbin/$tool; chmod 755 /usr/local/sbin/$tool; done";
@@ -374,9 +410,15 @@ fn an_uninstaller_that_fails_leaves_the_lines_and_the_next_run_finishes() {
     let run = run.says(&format!("container {}: failed to uninstall driver 580.76.05", scene.ctid));
     let run = run.says("its uninstaller ended with status 1");
     run.says("The stand-in was told to fail after it removed 3 files.");
-    assert_eq!((scene.config(), scene.init()), (config, init));
+    assert_eq!((scene.config(), scene.init()), (config.clone(), init));
     assert!(scene.journal().contains("\"driver\": \"580.76.05\""), "{}", scene.journal());
 
+    // One that was stopped is stopped again all the same.
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    scene.detach(&["--uninstall"]).code(5).says("restore: changed: stopped again");
+    assert_eq!((scene.config(), scene.init()), (config, 0));
+
+    scene.host.start(&scene.ctid);
     scene.inside("rm -r /etc/nvidia-standin");
     scene.detach(&["--uninstall"]).code(0);
     assert_same(&scene.config(), &before);

@@ -345,20 +345,22 @@ fn another_gpu_reaches_a_running_container_too() {
 }
 
 #[test]
-fn devices_that_cannot_be_plugged_in_are_an_error_and_the_next_run_finishes() {
+fn devices_that_cannot_be_plugged_in_are_an_error_and_its_hint_helps() {
     let scene = Scene::answering("unprivileged");
     let before = scene.config();
-    scene.host.fault("hotplug-fails", true);
+    // The first one is plugged in when the second is not.
+    scene.host.inside(&scene.ctid, "touch /dev/nvidiactl").code(0);
     scene
         .verb("provision", DEVICE)
         .code(4)
         .says("failed to add the devices to the running container")
-        .says("the test front was told to fail")
+        .says("unable to hotplug dev1")
         .says("hint: stop the container, and run the command again");
     assert_eq!(scene.config(), before);
-    scene.host.fault("hotplug-fails", false);
+    scene.pct("stop");
     scene.provision(DEVICE);
     scene.opening_is(NVIDIA, "");
+    assert_eq!(device_lines(&scene.config()), DEVICES, "{}", scene.config());
 }
 
 #[test]
@@ -397,20 +399,22 @@ fn plain_lxc_has_no_devices() {
     assert_eq!((scene.config(), scene.init()), (before, 0));
 }
 
-/// From two GPUs to one; GPU 1 has a line of somebody else's too.
-fn narrows(method: &[&str], foreign: &str) {
+/// From two GPUs to one; GPU 1 has lines of somebody else's too.
+fn narrows(method: &[&str], foreign: &[&str]) {
     let scene = Scene::silent("privileged");
     scene.provision(&[method, &["--gpus", "0,1"]].concat());
     let both = scene.config();
-    scene.add(&[foreign]);
+    scene.add(foreign);
     scene.provision(&["--gpus", "0"]);
     let config = scene.config();
     let of_gpu_1 = |line: &&str| line.contains("/dev/nvidia1") || line.contains("c 195:1 ");
-    assert!(both.lines().filter(of_gpu_1).count() >= 1, "{both}");
     let expected: Vec<&str> = both.lines().filter(|line| !of_gpu_1(line)).collect();
-    let kept: Vec<&str> = config.lines().filter(|line| *line != foreign).collect();
+    assert!(expected.len() < both.lines().count(), "{both}");
+    let kept: Vec<&str> = config.lines().filter(|line| !foreign.contains(line)).collect();
     assert_eq!(kept, expected);
-    assert!(config.contains(foreign), "{config}");
+    for line in foreign {
+        assert!(config.contains(line), "{line} is gone:\n{config}");
+    }
     assert_eq!(scene.opening("/dev/nvidia1"), MISSING);
     scene.opening_is(NVIDIA, NO_DRIVER);
     scene.has_nothing_to_do(&["--gpus", "0"]);
@@ -418,12 +422,18 @@ fn narrows(method: &[&str], foreign: &str) {
 
 #[test]
 fn a_gpu_that_is_mounted_no_longer_goes_and_the_lines_of_others_stay() {
-    narrows(MOUNT, "lxc.mount.entry: /dev/nvidia1 dev/mine none bind,optional,create=file 0 0");
+    narrows(
+        MOUNT,
+        &[
+            "lxc.mount.entry: /dev/nvidia1 dev/mine none bind,optional,create=file 0 0",
+            "lxc.cgroup2.devices.allow: c 195:1 rwm",
+        ],
+    );
 }
 
 #[test]
 fn a_gpu_that_is_a_device_no_longer_goes_and_the_lines_of_others_stay() {
-    narrows(DEVICE, "lxc.cgroup2.devices.allow: c 195:* rwm");
+    narrows(DEVICE, &["lxc.cgroup2.devices.allow: c 195:* rwm"]);
 }
 
 #[test]
@@ -549,6 +559,52 @@ fn mount_entries_survive_what_proxmox_writes() {
 #[test]
 fn devices_survive_what_proxmox_writes() {
     survives_proxmox("unprivileged", DEVICE);
+}
+
+#[test]
+fn a_change_of_the_users_that_waits_for_a_restart_comes_with_ours() {
+    let scene = Scene::silent("privileged");
+    scene.pct("set --searchdomain example.org");
+    let waiting = "\n[pve:pending]\nsearchdomain: example.org\n";
+    assert!(scene.config().ends_with(waiting), "{}", scene.config());
+    let plan = scene.plan(MOUNT);
+    for sign in ["\n+searchdomain", "\n-searchdomain"] {
+        assert!(!plan.stdout.contains(sign), "{}", plan.stdout);
+    }
+    scene.provision(MOUNT);
+    let config = scene.config();
+    assert!(config.contains("\nsearchdomain: example.org\n"), "{config}");
+    assert!(!config.contains("pve:pending"), "{config}");
+    scene.opening_is(NVIDIA, NO_DRIVER);
+}
+
+#[test]
+fn a_change_of_the_users_that_waits_goes_on_waiting_while_devices_are_plugged_in() {
+    let scene = Scene::silent("unprivileged");
+    scene.pct("set --searchdomain example.org");
+    let init = scene.init();
+    scene.provision(DEVICE);
+    assert_eq!(scene.init(), init, "it was restarted");
+    let config = scene.config();
+    assert!(config.ends_with("\n[pve:pending]\nsearchdomain: example.org\n"), "{config}");
+    assert_eq!(device_lines(live(&config)), DEVICES, "{config}");
+}
+
+#[test]
+fn a_rollback_to_the_other_way_is_converted_again() {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Silent), "privileged");
+    let bare = scene.config();
+    scene.provision(MOUNT);
+    scene.pct("snapshot mounted");
+    scene.provision(DEVICE);
+    scene.pct("rollback mounted");
+    scene.plan(&[]).shows("passthrough change: add 4 lines, take out");
+    scene.provision(&[]);
+    assert_eq!(device_lines(live(&scene.config())), DEVICES);
+    scene.opening_is(NVIDIA, NO_DRIVER);
+    scene.host.run(&["detach", &scene.ctid]).code(0);
+    assert_eq!(others(live(&scene.config())), bare);
+    assert_eq!(device_lines(live(&scene.config())), [""; 0]);
 }
 
 /// A host after a boot: its drivers' majors, and their nodes.

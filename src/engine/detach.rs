@@ -192,7 +192,8 @@ fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
         let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
         let mut after = before.clone();
         after.state = State::Detached;
-        after.lines.clear();
+        // What was put in stays known: a rollback to a snapshot brings it back.
+        after.lines.retain(|line| line.text.is_some());
         let is_owed = before.state == State::Attached;
         let nodes = if is_owed { before.nodes.clone() } else { Vec::new() };
         let changed = edit.changed();
