@@ -339,6 +339,18 @@ fn a_rule_of_the_last_boots_major_is_rewritten_once() {
     host.run(&["refresh"]).code(0).shows("nothing to do");
 }
 
+#[test]
+fn the_directory_of_proxmoxs_locks_is_made_where_a_boot_has_not_made_it_yet() {
+    let host = host(&BOOTED);
+    let ctid = with_an_old_rule(&host);
+    host.shell("rm -r /run/lock/lxc").code(0);
+    host.run(&["refresh"]).code(0).shows(&format!("container {ctid}: changed"));
+    assert_renumbered(&host, &ctid);
+    let lock = format!("/run/lock/lxc/pve-config-{ctid}.lock");
+    let made = host.shell(&format!("test -f {lock} && stat -c '%a %U' /run/lock/lxc")).code(0);
+    assert_eq!(made.stdout, "755 root\n");
+}
+
 const READ_ONLY: &str = "mount -o remount,ro,bind /etc/pve";
 const WRITABLE: &str = "mount -o remount,rw,bind /etc/pve";
 
