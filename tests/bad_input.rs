@@ -57,6 +57,12 @@ impl Scene {
         std::fs::write(self.host.config_path(&self.ctid), bytes).unwrap();
     }
 
+    /// A file where its configuration would be, which no container has.
+    fn write_stray(&self, text: &str) {
+        let path = self.host.path(&format!("/etc/pve/lxc/{}.conf", self.ctid));
+        std::fs::write(path, text).unwrap();
+    }
+
     /// Its configuration with more at the end.
     fn append(&self, text: &str) {
         self.write(self.host.config(&self.ctid) + text);
@@ -373,6 +379,24 @@ fn without_the_cluster_file_system_every_verb_that_needs_it_says_so() {
     let run = scene.host.run(&["gpus"]).code(0).shows("0000:81:00.0");
     run.says("which containers have a GPU is not known").says(what);
     assert_eq!(scene.host.shell("find /etc/pve -mindepth 1").stdout, "");
+    assert_eq!(scene.site.requests(), 0);
+}
+
+#[test]
+fn a_stray_configuration_where_the_cluster_file_system_is_not_mounted_is_not_edited() {
+    let scene = outdated();
+    let config = scene.host.config(&scene.ctid);
+    scene.host.shell("mount -t tmpfs tmpfs /etc/pve && mkdir /etc/pve/lxc").code(0);
+    scene.write_stray(&config);
+    let journal = std::fs::read(scene.journal()).unwrap();
+    for arguments in [&scene.provision()[..], &["detach", &scene.ctid], &["refresh"]] {
+        let run = scene.host.run(arguments);
+        assert_eq!(run.code, 4, "{arguments:?}: {}{}", run.stdout, run.stderr);
+        run.says("failed to read `/etc/pve`: the cluster file system is not mounted");
+    }
+    assert_eq!(scene.host.config(&scene.ctid), config);
+    assert_eq!(std::fs::read(scene.journal()).unwrap(), journal);
+    assert_eq!(scene.host.init(&scene.ctid), 0);
     assert_eq!(scene.site.requests(), 0);
 }
 

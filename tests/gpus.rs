@@ -56,6 +56,45 @@ fn a_host_without_a_driver_is_no_error() {
 }
 
 #[test]
+fn sharing_within_one_run_is_told_by_plan_and_once_by_provision() {
+    let site = Site::new();
+    let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
+    let (first, second) =
+        (host.container("unprivileged", &[]), host.container("unprivileged", &[]));
+    let recipe = site.driver_only();
+    let run = |verb, gpus| host.run(&[verb, &first, &second, "--recipe", &recipe, "--gpus", gpus]);
+    let planned = run("plan", "0").code(10).stdout;
+    let provisioned = run("provision", "0").code(0).stderr;
+    for (ctid, other) in [(&first, &second), (&second, &first)] {
+        let line = format!("shared       GPU 0 also with {other}\n");
+        assert_eq!(planned.matches(&line).count(), 1, "{planned}");
+        let line = format!("container {ctid}: GPU 0 also with {other}\n");
+        assert_eq!(provisioned.matches(&line).count(), 1, "{provisioned}");
+    }
+}
+
+#[test]
+fn a_gpu_that_a_container_gives_up_in_this_run_is_not_shared_any_more() {
+    let site = Site::new();
+    let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
+    let (first, second) =
+        (host.container("unprivileged", &[]), host.container("unprivileged", &[]));
+    let recipe = site.driver_only();
+    let options = ["--recipe", recipe.as_str(), "--gpus", "1"];
+    host.run(&[&["provision", &second], &options[..]].concat()).code(0);
+    let alone = host.run(&[&["plan", &first], &options[..]].concat()).code(10).stdout;
+    assert!(alone.contains(&format!("GPU 1 also with {second}\n")), "{alone}");
+    let configs = host.directory.path().join("configs.json");
+    let text = format!(
+        r#"{{"lxc_configs": {{"{first}": {{"gpu_assignment": "1"}}, "{second}": {{"gpu_assignment": "0"}}}}}}"#
+    );
+    std::fs::write(&configs, text).unwrap();
+    let from = ["plan", "--recipe", &recipe, "--from", configs.to_str().unwrap()];
+    let both = host.run(&from).code(10).stdout;
+    assert!(!both.contains("shared"), "{both}");
+}
+
+#[test]
 fn plan_says_which_other_containers_have_the_gpu() {
     let site = Site::new();
     let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));

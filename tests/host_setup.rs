@@ -137,7 +137,13 @@ fn a_masked_unit_stays_masked() {
     machine.shell("systemctl mask nvstage-refresh.service");
     let run = machine.try_shell("nvstage host-setup").code(4);
     run.says("systemctl unmask nvstage-refresh.service");
+    let remove = || machine.shell("nvstage host-setup --remove");
+    remove().shows(&format!("unchanged: `{UNIT}` is masked, not nvstage's, and stays"));
     machine.shell(&format!("test \"$(readlink {UNIT})\" = /dev/null"));
+    let wanted = "/etc/systemd/system/multi-user.target.wants/nvstage-refresh.service";
+    machine.shell(&format!("ln -s {UNIT} {wanted}"));
+    remove().shows("changed: disabled").shows("is masked, not nvstage's, and stays");
+    machine.shell(&format!("test \"$(readlink {UNIT})\" = /dev/null && ! test -L {wanted}"));
 }
 
 #[test]

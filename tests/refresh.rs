@@ -237,6 +237,57 @@ fn a_driver_that_drives_no_gpu_is_warned_of() {
 }
 
 #[test]
+fn a_gpu_that_has_fallen_off_the_bus_is_warned_of_and_the_rest_is_done() {
+    for gone in ["rm", "echo 'Model: NVIDIA' >"] {
+        let host = host(&BOOTED);
+        let ctid = with_an_old_rule(&host);
+        host.shell(&format!("{gone} /proc/driver/nvidia/gpus/0000:81:00.0/information")).code(0);
+        let run = host.run(&["refresh"]).code(0).shows("nvidia: warning: failed to read");
+        run.shows("0000:81:00.0").shows(&format!("container {ctid}: changed"));
+        let rest: String = COMPLETE
+            .lines()
+            .filter(|line| !line.contains("nvidia1 "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(nodes(&host), rest);
+        assert_renumbered(&host, &ctid);
+        host.run(&["gpus"]).code(4).says("0000:81:00.0");
+    }
+}
+
+#[test]
+fn a_node_of_a_capability_that_the_driver_does_not_want_is_not_made() {
+    let host = host(&LOADED);
+    let path = host.path("/proc/driver/nvidia/capabilities/mig/config");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("DeviceFileModify: 1", "DeviceFileModify: 0")).unwrap();
+    let run = host.run(&["refresh"]).code(0);
+    run.shows("DeviceFileModify: warning: no node is made, the driver's parameter forbids it: /dev/nvidia-caps/nvidia-cap1 (240:1) is missing");
+    let rest = COMPLETE.replace("/dev/nvidia-caps/nvidia-cap1 240:1 400 0:0\n", "");
+    assert_eq!(nodes(&host), rest);
+}
+
+#[test]
+fn what_a_run_leaves_that_was_killed_while_it_made_a_node_is_removed() {
+    let host = host(&LOADED);
+    let mut command = host.command("strace");
+    command.args(["-o", "/run/trace", "-e", "trace=link,linkat"]);
+    command.args(["-e", "inject=link,linkat:signal=KILL:when=1"]);
+    command.args([env!("CARGO_BIN_EXE_nvstage"), "refresh"]);
+    support::Run::from(command.output().unwrap()).code(128 + 9);
+    let left = host.shell("ls /dev/.nvidia*").code(0).stdout;
+    assert!(left.starts_with("/dev/.nvidia0.nvstage-"), "{left}");
+    // What is not a node of ours, and what another process makes at this moment, stays.
+    let other = "/dev/.nvidia0.nvstage-1";
+    host.shell(&format!("mknod {other} c 195 0; touch /dev/.nvidia0.nvstage-999999999")).code(0);
+    host.run(&["refresh"]).code(0).shows(&format!("removed {}", left.trim()));
+    let still = host.shell("ls /dev/.nvidia*").code(0).stdout;
+    assert_eq!(still, format!("{other}\n/dev/.nvidia0.nvstage-999999999\n"));
+    host.shell("rm /dev/.nvidia*").code(0);
+    assert_eq!(nodes(&host), COMPLETE);
+}
+
+#[test]
 fn many_at_once_make_every_node_once() {
     let host = host(&Before { nodes: "nvidia-uvm c 511 0\n", ..LOADED });
     let start = |_| {
@@ -337,6 +388,18 @@ fn a_rule_of_the_last_boots_major_is_rewritten_once() {
     host.run(&["refresh"]).code(0).shows(&format!("container {ctid}: changed"));
     assert_renumbered(&host, &ctid);
     host.run(&["refresh"]).code(0).shows("nothing to do");
+}
+
+#[test]
+fn the_directory_of_proxmoxs_locks_is_made_where_a_boot_has_not_made_it_yet() {
+    let host = host(&BOOTED);
+    let ctid = with_an_old_rule(&host);
+    host.shell("rm -r /run/lock/lxc").code(0);
+    host.run(&["refresh"]).code(0).shows(&format!("container {ctid}: changed"));
+    assert_renumbered(&host, &ctid);
+    let lock = format!("/run/lock/lxc/pve-config-{ctid}.lock");
+    let made = host.shell(&format!("test -f {lock} && stat -c '%a %U' /run/lock/lxc")).code(0);
+    assert_eq!(made.stdout, "755 root\n");
 }
 
 const READ_ONLY: &str = "mount -o remount,ro,bind /etc/pve";

@@ -45,6 +45,12 @@ pub fn run(context: &Context<'_>, arguments: &Arguments, program: &Path) -> Resu
     let mut warnings = Vec::new();
     let outcome = if arguments.remove {
         match service::remove(host, &log)? {
+            Done::Nothing if service::is_masked(host) => {
+                Outcome::Unchanged(format!("`{unit}` is masked, not nvstage's, and stays"))
+            }
+            Done::Changed if service::is_masked(host) => {
+                Outcome::Changed(format!("disabled; `{unit}` is masked, not nvstage's, and stays"))
+            }
             Done::Changed => Outcome::Changed(format!("removed `{unit}`")),
             Done::Nothing => Outcome::Unchanged(format!("`{unit}` is not there")),
         }

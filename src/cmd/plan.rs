@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, RecipeArguments, SourceArguments, Stores, Target, TargetArguments};
+use super::{Context, RecipeArguments, Request, SourceArguments, Stores, Target, TargetArguments};
 use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
@@ -13,13 +13,11 @@ use crate::engine::driver::{self, Package};
 use crate::engine::sharing::{self, Share};
 use crate::engine::stock;
 use crate::engine::supplies::{Driver, Supplies};
-use crate::engine::survey::{self, Look};
+use crate::engine::survey::{self, Look, Outside};
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
-use crate::event::Event;
 use crate::facts::Facts;
 use crate::fetch::Network;
-use crate::host::devices::Inventory;
 use crate::host::runlog::RunLog;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
 use crate::runtime::{Runtime, Session};
@@ -108,15 +106,17 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
-    let shares = shares(context, &*runtime);
+    let looked: Vec<_> = request
+        .targets
+        .iter()
+        .map(|target| (&target.ctid, look_outside(context, &request, &*runtime, target)))
+        .collect();
+    let shares = shares(context, &*runtime, &looked);
     let mut containers = Vec::new();
-    for Target { ctid, gpus } in &request.targets {
-        let wish = runtime
-            .locate(ctid)
-            .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), gpus));
-        let planned = wish.and_then(|wish| match wish {
-            Some(wish) => one(context, &*runtime, ctid, (&wish, &supplies)).map(|mut plan| {
-                let others = sharing::others(&shares, ctid, &wish.gpus);
+    for (ctid, looked) in looked {
+        let planned = looked.and_then(|looked| match looked {
+            Some(looked) => one(context, &*runtime, (ctid, &looked), &supplies).map(|mut plan| {
+                let others = sharing::others(&shares, ctid, &looked.wish.gpus);
                 plan.parts.extend(others.map(|others| ("shared", others)));
                 plan
             }),
@@ -135,13 +135,44 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
     Ok(Plans { schema: 1, containers, exit })
 }
 
-/// Which containers have GPUs now; not knowing it is no reason against a plan.
-fn shares(context: &Context<'_>, runtime: &dyn Runtime) -> Vec<Share> {
-    let shares = Inventory::read(&context.host.paths)
-        .and_then(|inventory| sharing::shares(runtime, &inventory));
-    shares.unwrap_or_else(|error| {
-        context.events.emit(Event::Warning { text: error.to_string() });
-        Vec::new()
+/// What is wanted for a container, and what can be seen of it from outside.
+struct Looked {
+    wish: Wish,
+    outside: Outside,
+}
+
+/// `None` where no GPU is assigned.
+fn look_outside(
+    context: &Context<'_>,
+    request: &Request,
+    runtime: &dyn Runtime,
+    target: &Target,
+) -> Result<Option<Looked>> {
+    let ctid = &target.ctid;
+    runtime.locate(ctid)?;
+    let wish = Wish::resolve(context.host, request.recipe.clone(), &target.gpus)?;
+    let Some(wish) = wish else { return Ok(None) };
+    let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
+    let outside = survey::outside(&session, &wish)?;
+    Ok(Some(Looked { wish, outside }))
+}
+
+/// Which containers will have GPUs when everything is done that is planned here.
+fn shares(
+    context: &Context<'_>,
+    runtime: &dyn Runtime,
+    looked: &[(&Ctid, Result<Option<Looked>>)],
+) -> Vec<Share> {
+    let mut planned = Vec::new();
+    let mut inventory = None;
+    for (ctid, looked) in looked {
+        if let Ok(Some(looked)) = looked {
+            planned.push((*ctid, &looked.outside.edit.config));
+            inventory = Some(&looked.wish.inventory);
+        }
+    }
+    inventory.map_or_else(Vec::new, |inventory| {
+        sharing::foreseen(runtime, inventory, &planned, context.events)
     })
 }
 
@@ -154,12 +185,11 @@ fn refused(ctid: &Ctid, error: Error) -> ContainerPlan {
 fn one(
     context: &Context<'_>,
     runtime: &dyn Runtime,
-    ctid: &Ctid,
-    what: (&Wish, &Supplies<'_>),
+    container: (&Ctid, &Looked),
+    supplies: &Supplies<'_>,
 ) -> Result<ContainerPlan> {
-    let (wish, supplies) = what;
+    let (ctid, Looked { wish, outside }) = container;
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
-    let outside = survey::outside(&session, wish)?;
     let (artifact, driver) =
         supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
     let seen = match outside.pid {

@@ -6,8 +6,10 @@ use super::{
     Context, MirrorArguments, RecipeArguments, Request, SourceArguments, Stores, Target,
     TargetArguments,
 };
+use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::engine::provision::{self, Manner, Means};
+use crate::engine::sharing;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey;
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
@@ -70,7 +72,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
 
 /// What becomes of one container before anything is fetched.
 enum Prepared {
-    Ready(Box<Wish>),
+    /// What is wanted for it, and the configuration that it gets for that.
+    Ready(Box<Wish>, Box<LxcConfig>),
     Ended(ContainerReport),
 }
 
@@ -86,9 +89,10 @@ fn carry_out(
         .iter()
         .map(|target| (&target.ctid, prepare(context, request, runtime, target)))
         .collect();
+    tell_of_sharing(context, runtime, &prepared);
     let supplies = stores.supplies(context);
     let first = prepared.iter().find_map(|(_, prepared)| match prepared {
-        Prepared::Ready(wish) => Some(wish),
+        Prepared::Ready(wish, _) => Some(wish),
         Prepared::Ended(_) => None,
     });
     // Once for all of them: they differ in their GPUs only.
@@ -97,9 +101,9 @@ fn carry_out(
     for (ctid, prepared) in prepared {
         let report = match (prepared, &driver) {
             (Prepared::Ended(report), _) => report,
-            (Prepared::Ready(_), Some(Err(error))) => failed(ctid, error.clone()),
-            (Prepared::Ready(_), None) => failed(ctid, Error::general("prepare its installer")),
-            (Prepared::Ready(wish), Some(Ok(driver))) => {
+            (Prepared::Ready(..), Some(Err(error))) => failed(ctid, error.clone()),
+            (Prepared::Ready(..), None) => failed(ctid, Error::general("prepare its installer")),
+            (Prepared::Ready(wish, _), Some(Ok(driver))) => {
                 let means = provision::Means { wish: &wish, driver, supplies: &supplies, manner };
                 one(context, runtime, ctid, &means)
             }
@@ -111,6 +115,26 @@ fn carry_out(
         reports.push(report);
     }
     Ok(Report::new("provision", reports))
+}
+
+/// Says once for each container which others have its GPUs too, now or after this run.
+fn tell_of_sharing(context: &Context<'_>, runtime: &dyn Runtime, prepared: &[(&Ctid, Prepared)]) {
+    let mut planned = Vec::new();
+    let mut wishes = Vec::new();
+    for (ctid, prepared) in prepared {
+        if let Prepared::Ready(wish, config) = prepared {
+            planned.push((*ctid, &**config));
+            wishes.push((*ctid, &**wish));
+        }
+    }
+    let Some((_, first)) = wishes.first() else { return };
+    let shares = sharing::foreseen(runtime, &first.inventory, &planned, context.events);
+    for (ctid, wish) in wishes {
+        if let Some(others) = sharing::others(&shares, ctid, &wish.gpus) {
+            let text = format!("container {ctid}: {others}");
+            context.events.emit(Event::Note { text });
+        }
+    }
 }
 
 /// The installer; for a recipe without a repository it is written down at once, otherwise with the
@@ -143,11 +167,12 @@ fn prepare(
         .locate(ctid)
         .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus))
         .and_then(|wish| match wish {
-            Some(wish) => survey::outside(&session, &wish).map(|_| Some(wish)),
+            Some(wish) => survey::outside(&session, &wish)
+                .map(|outside| Some((Box::new(wish), Box::new(outside.edit.config)))),
             None => Ok(None),
         });
     match wish {
-        Ok(Some(wish)) => Prepared::Ready(Box::new(wish)),
+        Ok(Some((wish, config))) => Prepared::Ready(wish, config),
         Ok(None) => {
             let mut report = ContainerReport::new(ctid);
             let why = "no GPU is assigned, nothing to do".to_owned();

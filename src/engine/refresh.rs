@@ -4,6 +4,7 @@
 //! Order of events: [`prepare`] loads what is installed and makes the nodes of what is loaded;
 //! then [`renumber`] for each container that [`needs_numbers`].
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -56,19 +57,25 @@ pub struct Prepared {
 /// Host error when there is no driver, or it cannot be loaded; the interruption.
 pub fn prepare(host: &Host, log: &RunLog) -> Result<Prepared> {
     let mut prepared = Prepared::default();
-    let before = Inventory::read(&host.paths)?;
+    // One GPU that has fallen off the bus is no reason to leave the others without their nodes.
+    let (before, _) = Inventory::read_leniently(&host.paths)?;
     for module in Module::ALL {
         prepared.module(host, (module, &before), log)?;
     }
-    let now = Inventory::read(&host.paths)?;
+    let (now, problems) = Inventory::read_leniently(&host.paths)?;
     if !Module::Nvidia.is_loaded(&host.paths, &now) {
         return Err(Error::host("find the kernel module `nvidia` after `modprobe` loaded it")
             .hint("`dmesg` may have the reason"));
     }
-    if now.gpus.is_empty() {
+    if now.gpus.is_empty() && problems.is_empty() {
         let why = "the kernel module drives no GPU: see `dmesg`, and `lspci -nnk -d 10de:`";
         prepared.add(Module::Nvidia.name(), Outcome::Warned(why.to_owned()));
     }
+    for problem in problems {
+        prepared
+            .add(Module::Nvidia.name(), Outcome::Warned(format!("failed to {}", problem.what())));
+    }
+    prepared.clear_away(&host.paths);
     prepared.nodes(&host.paths, &now)?;
     Ok(prepared)
 }
@@ -115,11 +122,23 @@ impl Prepared {
         Ok(())
     }
 
+    fn clear_away(&mut self, paths: &Paths) {
+        match nodes::clear_away(paths) {
+            Ok(removed) => {
+                for path in removed {
+                    let what = format!("removed {path}, which a run that was killed has left");
+                    self.add(&path, Outcome::Changed(what));
+                }
+            }
+            Err(error) => self.fail("/dev", error),
+        }
+    }
+
     fn nodes(&mut self, paths: &Paths, inventory: &Inventory) -> Result<()> {
         let files = DeviceFiles::read(paths)?;
-        let mut forbidden = Vec::new();
+        let mut forbidden: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for node in nodes::wanted(paths, inventory, &files) {
-            let stood = match files.making {
+            let stood = match node.making {
                 Making::Allowed => nodes::put_right(paths, &node),
                 Making::Forbidden => nodes::look(paths, &node),
             };
@@ -129,8 +148,12 @@ impl Prepared {
                     let (major, minor) = node.number;
                     self.add(&node.path, Outcome::Unchanged(format!("{major}:{minor}")));
                 }
-                Ok(stood) if files.making == Making::Forbidden => {
-                    forbidden.push(not_right(&node, stood));
+                Ok(stood) if node.making == Making::Forbidden => {
+                    let parameter = match files.making {
+                        Making::Forbidden => "ModifyDeviceFiles",
+                        Making::Allowed => "DeviceFileModify",
+                    };
+                    forbidden.entry(parameter).or_default().push(not_right(&node, stood));
                 }
                 Ok(stood) => {
                     if let Standing::Stale(_) = stood {
@@ -140,10 +163,9 @@ impl Prepared {
                 }
             }
         }
-        if !forbidden.is_empty() {
-            let (why, all) = ("no node is made, the driver's parameter forbids it", forbidden);
-            let text = format!("{why}: {}", all.join(", "));
-            self.add("ModifyDeviceFiles", Outcome::Warned(text));
+        for (parameter, nodes) in forbidden {
+            let why = "no node is made, the driver's parameter forbids it";
+            self.add(parameter, Outcome::Warned(format!("{why}: {}", nodes.join(", "))));
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Which containers have which GPU now, by their configurations.
+//! Which containers have which GPU now, by their configurations, and which will have them when a run
+//! has ended.
 //!
 //! A container has a GPU when the live section of its configuration passes the GPU's node by a line
 //! that works. Of a GPU that MIG has divided it can use the instances whose two nodes it has too.
@@ -11,6 +12,7 @@ use crate::container::config::LxcConfig;
 use crate::container::passthrough::{self, DeviceNode, NodeKind};
 use crate::ctid::Ctid;
 use crate::error::{Error, ExitCode, Result};
+use crate::event::{Event, Events};
 use crate::gpu::{Assigned, Gpu, MigInstance};
 use crate::host::devices::Inventory;
 use crate::runtime::Runtime;
@@ -61,6 +63,27 @@ pub fn shares(runtime: &dyn Runtime, inventory: &Inventory) -> Result<Vec<Share>
         }
     }
     Ok(shares)
+}
+
+/// The shares as they are when a run has ended: of the containers that it works on by the
+/// configurations that are `planned`. Not knowing what the others have is no reason against the
+/// run; it is warned of.
+pub fn foreseen(
+    runtime: &dyn Runtime,
+    inventory: &Inventory,
+    planned: &[(&Ctid, &LxcConfig)],
+    events: &dyn Events,
+) -> Vec<Share> {
+    let mut foreseen = shares(runtime, inventory).unwrap_or_else(|error| {
+        events.emit(Event::Warning { text: error.to_string() });
+        Vec::new()
+    });
+    for (container, config) in planned {
+        foreseen.retain(|share| share.container != **container);
+        let gpus = gpus_of(config, inventory);
+        foreseen.push(Share { container: (*container).clone(), gpus });
+    }
+    foreseen
 }
 
 /// Which other containers have something of what is assigned to this one: `GPU 0 also with 202,

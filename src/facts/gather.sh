@@ -30,15 +30,22 @@ for file in $4; do
   [ -f "$file" ] && say file "$file" "$(sha256sum <"$file" | cut -d' ' -f1)"
 done
 
+# Nodes of capabilities have mode 0444 and are read; opening for reading and writing makes a file
+# that is not there.
+open_node() {
+  case $1 in
+    /dev/nvidia-caps/*) { : <"$1"; } 2>&1 ;;
+    *) { : <>"$1"; } 2>&1 ;;
+  esac
+}
 for node in $2; do
-  # Opening for reading and writing makes a file that is not there.
   if [ ! -e "$node" ]; then
     say node "$node" No such file or directory
   elif [ -d "$node" ]; then
     say node "$node" directory
   elif [ ! -c "$node" ]; then
     say node "$node" not a device
-  elif error=$( { : <>"$node"; } 2>&1 ); then
+  elif error=$(open_node "$node"); then
     say node "$node" opens
   else
     say node "$node" "${error##*: }"

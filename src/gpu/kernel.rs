@@ -86,6 +86,12 @@ impl Capability {
         Ok(Self { name: name.to_owned(), minor, mode })
     }
 
+    /// Whether a file of `/proc/driver/nvidia/capabilities` lets its node be made:
+    /// `DeviceFileModify`, which is 0 where the module's `ModifyDeviceFiles` is.
+    pub fn wants_node(text: &str) -> bool {
+        value(text, "DeviceFileModify") != Some("0")
+    }
+
     /// The path of its node, `/dev/nvidia-caps/nvidia-cap<minor>`.
     pub fn node(&self) -> String {
         super::capability_node(self.minor)
@@ -206,6 +212,13 @@ mod tests {
         let capability = Capability::parse("mig/monitor", text).unwrap();
         assert_eq!((capability.minor, capability.mode), (3, 0o444));
         assert_eq!(capability.node(), "/dev/nvidia-caps/nvidia-cap3");
+    }
+
+    #[test]
+    fn the_node_of_a_capability_is_made_unless_the_module_forbids_it() {
+        assert!(!Capability::wants_node("DeviceFileMinor: 3\nDeviceFileModify: 0\n"));
+        assert!(Capability::wants_node("DeviceFileMinor: 3\nDeviceFileModify: 1\n"));
+        assert!(Capability::wants_node("DeviceFileMinor: 3\n"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod pci;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -37,6 +37,8 @@ pub struct Inventory {
     pub majors: BTreeMap<String, u64>,
     /// What `/proc/driver/nvidia/capabilities` offers, by minor.
     pub capabilities: Vec<Capability>,
+    /// The minors of those capabilities whose nodes the module does not want to be made.
+    pub unmade: BTreeSet<u32>,
 }
 
 impl Inventory {
@@ -46,11 +48,21 @@ impl Inventory {
     /// Host error for a file of the kernel that cannot be read or understood, and for a GPU that
     /// does not answer.
     pub fn read(paths: &Paths) -> Result<Self> {
+        let (inventory, problems) = Self::read_leniently(paths)?;
+        problems.into_iter().next().map_or(Ok(inventory), Err)
+    }
+
+    /// The same without the GPUs that do not answer or are not understood, each with its error: for
+    /// what does not go by the index of a GPU.
+    ///
+    /// # Errors
+    /// Host error for another file of the kernel that cannot be read or understood.
+    pub fn read_leniently(paths: &Paths) -> Result<(Self, Vec<Error>)> {
         let module = kernel::module(&paths.proc_nvidia())?;
-        let capabilities = kernel::capabilities(&paths.proc_nvidia())?;
+        let (capabilities, unmade) = kernel::capabilities(&paths.proc_nvidia())?;
         let nodes = nodes::list(&paths.dev())?;
-        let mut gpus = kernel::gpus(&paths.proc_nvidia())?;
-        if gpus.is_empty() && module.is_none() {
+        let (mut gpus, problems) = kernel::gpus(&paths.proc_nvidia())?;
+        if gpus.is_empty() && problems.is_empty() && module.is_none() {
             gpus = nodes.iter().filter_map(gpu_of_node).collect();
         }
         gpus.sort_by_key(|gpu| (PciAddress::parse(&gpu.pci_address), gpu.minor));
@@ -59,7 +71,8 @@ impl Inventory {
             gpu.mig = mig_instances(&capabilities, gpu.minor);
         }
         let majors = majors(paths)?;
-        Ok(Self { module, gpus, pci: pci::gpus(paths)?, nodes, majors, capabilities })
+        let pci = pci::gpus(paths)?;
+        Ok((Self { module, gpus, pci, nodes, majors, capabilities, unmade }, problems))
     }
 
     /// The loaded module's version.

@@ -10,8 +10,11 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, renameat};
+use nix::sys::signal::kill;
 use nix::sys::stat::{Mode, SFlag, major, makedev, minor, mknod};
+use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 use crate::host::devices::Inventory;
@@ -25,6 +28,8 @@ const MAJOR: u64 = 195;
 const CONTROL: u64 = 255;
 /// The minor of `nvidia-modeset`.
 const MODESET: u64 = 254;
+/// Between the name that a node will have and the process that makes it.
+const MARK: &str = ".nvstage-";
 /// How often a node is looked at again that somebody else makes at the same time.
 const ATTEMPTS: u32 = 5;
 
@@ -39,7 +44,7 @@ pub struct DeviceFiles {
     pub making: Making,
 }
 
-/// The module's parameter `ModifyDeviceFiles`.
+/// The module's parameter `ModifyDeviceFiles`, and a capability's `DeviceFileModify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Making {
     /// Whoever can may make them.
@@ -98,13 +103,20 @@ pub struct WantedNode {
     pub owner: (u32, u32),
     /// Its permission bits when it is made.
     pub mode: u32,
+    /// Whether it may be made at all.
+    pub making: Making,
 }
 
 /// The nodes that belong to what is loaded now.
 pub fn wanted(paths: &Paths, inventory: &Inventory, files: &DeviceFiles) -> Vec<WantedNode> {
-    let (owner, mode) = (files.owner, files.mode);
-    let node =
-        |name: &str, number| WantedNode { path: format!("/dev/{name}"), number, owner, mode };
+    let DeviceFiles { owner, mode, making } = *files;
+    let node = |name: &str, number| WantedNode {
+        path: format!("/dev/{name}"),
+        number,
+        owner,
+        mode,
+        making,
+    };
     let mut nodes = Vec::new();
     for gpu in &inventory.gpus {
         nodes.push(node(&format!("nvidia{}", gpu.minor), (MAJOR, gpu.minor.into())));
@@ -126,6 +138,10 @@ pub fn wanted(paths: &Paths, inventory: &Inventory, files: &DeviceFiles) -> Vec<
                 number: (major, capability.minor.into()),
                 owner: (0, 0),
                 mode: capability.mode,
+                making: match inventory.unmade.contains(&capability.minor) {
+                    true => Making::Forbidden,
+                    false => making,
+                },
             });
         }
     }
@@ -182,6 +198,37 @@ pub fn put_right(paths: &Paths, node: &WantedNode) -> Result<Standing> {
         .because("another program makes and removes it at the same time"))
 }
 
+/// Removes nodes without a name that killed runs have left in `/dev`; returns their paths.
+///
+/// # Errors
+/// Host error that names one that cannot be removed.
+pub fn clear_away(paths: &Paths) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(paths.dev()).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_node = metadata(&path)?.is_some_and(|found| found.file_type().is_char_device());
+        let Some(process) = name.to_str().and_then(maker) else { continue };
+        // One that is being made at this moment gets its name at once.
+        if is_node && !is_alive(process) {
+            files::remove_file(&path)?;
+            removed.push(path.display().to_string());
+        }
+    }
+    removed.sort_unstable();
+    Ok(removed)
+}
+
+/// The process that has made a node without a name, by [`Unnamed`].
+fn maker(name: &str) -> Option<Pid> {
+    let (_, process) = name.strip_prefix(".nvidia")?.split_once(MARK)?;
+    process.parse().ok().map(Pid::from_raw)
+}
+
+/// Whether another process has this number.
+fn is_alive(process: Pid) -> bool {
+    process != Pid::this() && kill(process, None) != Err(Errno::ESRCH)
+}
+
 /// The directory of a node, `/dev/nvidia-caps`.
 fn make_directory(path: &Path) -> Result<()> {
     let Some(directory) = path.parent() else { return Ok(()) };
@@ -223,7 +270,7 @@ impl Unnamed {
     /// Made in `/dev` itself: whatever lies in `nvidia-caps` is shown to containers.
     fn make(dev: &Path, path: &Path, node: &WantedNode) -> io::Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = dev.join(format!(".{name}.nvstage-{}", std::process::id()));
+        let temporary = dev.join(format!(".{name}{MARK}{}", std::process::id()));
         let device = makedev(node.number.0, node.number.1);
         mknod(&temporary, SFlag::S_IFCHR, Mode::empty(), device)?;
         let new = Self { temporary, path: path.to_owned() };
@@ -335,7 +382,13 @@ mod tests {
         let (root, paths) = host();
         fs::write(root.path().join("dev/nvidia-caps"), "mine").unwrap();
         let path = "/dev/nvidia-caps/nvidia-cap1".to_owned();
-        let node = WantedNode { path, number: (240, 1), owner: (0, 0), mode: 0o400 };
+        let node = WantedNode {
+            path,
+            number: (240, 1),
+            owner: (0, 0),
+            mode: 0o400,
+            making: Making::Allowed,
+        };
         let error = put_right(&paths, &node).unwrap_err();
         assert!(error.what().contains("dev/nvidia-caps`"), "{error}");
     }

@@ -40,6 +40,11 @@ pub fn path(host: &Host) -> PathBuf {
     host.paths.units().join(UNIT)
 }
 
+/// Whether an administrator has masked the unit: a link to `/dev/null` in its place.
+pub fn is_masked(host: &Host) -> bool {
+    std::fs::read_link(path(host)).is_ok_and(|target| target == Path::new("/dev/null"))
+}
+
 /// Installs the unit for the program at this path, and enables it.
 ///
 /// # Errors
@@ -69,7 +74,7 @@ pub fn install(host: &Host, program: &Path, log: &RunLog) -> Result<Done> {
     Ok(Done::Changed)
 }
 
-/// Disables the unit and removes it. What it has done stays until the next boot.
+/// Disables the unit and removes it, but for a mask. What it has done stays until the next boot.
 ///
 /// # Errors
 /// As [`install`].
@@ -78,15 +83,18 @@ pub fn remove(host: &Host, log: &RunLog) -> Result<Done> {
     let path = path(host);
     let wanted = host.paths.units().join("multi-user.target.wants").join(UNIT);
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    if !is_there(&path) && !is_there(&wanted) {
+    let has_unit = is_there(&path) && !is_masked(host);
+    if !has_unit && !is_there(&wanted) {
         return Ok(Done::Nothing);
     }
-    if is_there(&path) {
+    if has_unit {
         systemctl(host, &["disable", "--now", UNIT], log)?;
     }
     // Left where somebody removed the unit's file alone.
     files::remove_file(&wanted)?;
-    files::remove_file(&path)?;
+    if has_unit {
+        files::remove_file(&path)?;
+    }
     // Without a failure there is nothing to forget, and it says so.
     let forget = Command::new("systemctl", LIMIT).args(["reset-failed", UNIT]);
     host.processes.run(forget, log)?;

@@ -13,7 +13,7 @@ use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::files::Lock;
+use crate::host::files::{self, Lock};
 use crate::host::process::Command;
 
 /// Proxmox's own wait for the lock on a configuration.
@@ -85,12 +85,12 @@ impl Runtime for Pct<'_> {
             return Err(Error::input(format!("use `{ctid}` as a container ID of Proxmox VE"))
                 .hint("a container ID is a number of 3 to 9 digits, see `pct list`"));
         }
-        let pve = self.host.paths.pve();
-        let config = pve.join("lxc").join(format!("{ctid}.conf"));
+        // Before the file: what lies below the mount point is nobody's configuration.
+        self.refuse_without_pve().map_err(|error| error.on(ctid))?;
+        let config = self.host.paths.pve().join("lxc").join(format!("{ctid}.conf"));
         if config.exists() {
             return Ok(config);
         }
-        self.refuse_without_pve().map_err(|error| error.on(ctid))?;
         let error = if let Some(node) = self.node_with("lxc", ctid) {
             Error::not_found(format!("find it on this node: it is on node `{node}`"))
                 .hint(format!("run nvstage on `{node}`"))
@@ -131,6 +131,8 @@ impl Runtime for Pct<'_> {
 
     fn lock_configuration(&self, ctid: &Ctid) -> Result<Option<Lock>> {
         let path = self.host.paths.pve_config_lock(ctid.as_str());
+        // Gone at every boot, and made by whichever program of Proxmox's comes first.
+        path.parent().map_or(Ok(()), files::create_directory).map_err(|error| error.on(ctid))?;
         Lock::exclusive(&path, LOCK_WAIT, &self.host.cancel)
             .map(Some)
             .map_err(|error| error.on(ctid))

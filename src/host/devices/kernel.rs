@@ -1,6 +1,6 @@
 //! Reads the files of NVIDIA's kernel module below `/proc/driver/nvidia`, and `/proc/devices`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -16,10 +16,18 @@ pub(super) fn module(directory: &Path) -> Result<Option<(DriverVersion, ModuleFl
     parse_module_version(&text).map(Some).map_err(|error| misunderstood(error, &path))
 }
 
-/// The GPUs that the module drives; their indices are not yet given.
-pub(super) fn gpus(directory: &Path) -> Result<Vec<Gpu>> {
+/// The GPUs that the module drives, and what is wrong with those that cannot be read; their indices
+/// are not yet given.
+pub(super) fn gpus(directory: &Path) -> Result<(Vec<Gpu>, Vec<Error>)> {
     let directory = directory.join("gpus");
-    names_in(&directory)?.iter().map(|address| gpu(&directory, address)).collect()
+    let (mut gpus, mut problems) = (Vec::new(), Vec::new());
+    for address in names_in(&directory)? {
+        match gpu(&directory, &address) {
+            Ok(gpu) => gpus.push(gpu),
+            Err(error) => problems.push(error),
+        }
+    }
+    Ok((gpus, problems))
 }
 
 fn gpu(directory: &Path, address: &str) -> Result<Gpu> {
@@ -46,22 +54,32 @@ fn silent(address: &str) -> Error {
         .hint("`dmesg | grep -i xid` says whether it has fallen off the bus")
 }
 
-/// What the module offers, by minor.
-pub(super) fn capabilities(directory: &Path) -> Result<Vec<Capability>> {
-    let mut found = Vec::new();
+/// What the module offers, by minor; and the minors whose nodes it does not want to be made.
+pub(super) fn capabilities(directory: &Path) -> Result<(Vec<Capability>, BTreeSet<u32>)> {
+    let mut found = Offered::default();
     walk(&directory.join("capabilities"), "", &mut found)?;
-    found.sort_by(|a, b| (a.minor, &a.name).cmp(&(b.minor, &b.name)));
-    Ok(found)
+    found.capabilities.sort_by(|a, b| (a.minor, &a.name).cmp(&(b.minor, &b.name)));
+    Ok((found.capabilities, found.unmade))
 }
 
-fn walk(directory: &Path, below: &str, found: &mut Vec<Capability>) -> Result<()> {
+#[derive(Default)]
+struct Offered {
+    capabilities: Vec<Capability>,
+    unmade: BTreeSet<u32>,
+}
+
+fn walk(directory: &Path, below: &str, found: &mut Offered) -> Result<()> {
     for name in names_in(directory)? {
         let (path, name) = (directory.join(&name), format!("{below}{name}"));
         if path.is_dir() {
             walk(&path, &format!("{name}/"), found)?;
         } else if let Some(text) = text_of(&path)? {
             let capability = Capability::parse(&name, &text);
-            found.push(capability.map_err(|error| misunderstood(error, &path))?);
+            let capability = capability.map_err(|error| misunderstood(error, &path))?;
+            if !Capability::wants_node(&text) {
+                found.unmade.insert(capability.minor);
+            }
+            found.capabilities.push(capability);
         }
     }
     Ok(())
