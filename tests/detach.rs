@@ -460,3 +460,95 @@ fn packages_that_something_else_needs_are_not_purged() {
     let left = scene.inside(&format!("{PACKAGES} | grep -e ^cuda -e ^nvtop -e ^libcublas; true"));
     assert_eq!(left, "cuda-cudart-12-8 12.8.90-1 ii \n");
 }
+
+/// Starts a purge, and kills nvstage when the package's maintainer script has begun to sleep.
+fn purge_killed_at(scene: &Scene, package: &str, maintainer_script: &str, seconds: u32) {
+    let script = format!("/var/lib/dpkg/info/{package}.{maintainer_script}");
+    let text = format!("#!/bin/sh\n[ ! -e /root/slow ] || sleep {seconds}.5\n");
+    scene.inside(&format!(
+        "touch /root/slow; cat > {script} <<'end'\n{text}end\nchmod 755 {script}"
+    ));
+    let mut command = scene.host.nvstage();
+    command.args(["detach", &scene.ctid, "--purge"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    eventually("the script sleeps", Duration::from_secs(60), || {
+        let processes = scene.inside("cat /proc/[0-9]*/cmdline | tr '\\0' ' '");
+        processes.contains(&format!("sleep {seconds}.5"))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// What a container had before it was provisioned.
+struct Had {
+    packages: String,
+    files: String,
+}
+
+impl Had {
+    fn of(scene: &Scene) -> Self {
+        Self { packages: scene.inside(PACKAGES), files: scene.inside(FILES) }
+    }
+
+    #[track_caller]
+    fn is_left(&self, scene: &Scene) {
+        assert_eq!(difference(&self.packages, &scene.inside(PACKAGES)), "");
+        assert_eq!(difference(&self.files, &scene.inside(FILES)), "");
+        assert!(scene.journal().contains("\"packages\": []"), "{}", scene.journal());
+    }
+}
+
+/// A purge that ended with everything inside, as by a power failure, is finished by the next one.
+fn finishes_a_purge_cut_short_at(package: &str, maintainer_script: &str) {
+    let scene = Scene::running(Kind::Pct, "unprivileged");
+    let had = Had::of(&scene);
+    scene.provision_with(&scene.site.recipe(), &[]);
+    purge_killed_at(&scene, package, maintainer_script, 300);
+    scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid)).code(0);
+    scene.host.start(&scene.ctid);
+    scene.inside("rm /root/slow");
+    assert_ne!(difference(&had.packages, &scene.inside(PACKAGES)), "", "everything was gone");
+    scene.detach(&["--purge"]).code(0);
+    had.is_left(&scene);
+}
+
+#[test]
+fn a_purge_cut_short_before_the_first_package_is_finished_by_the_next_one() {
+    finishes_a_purge_cut_short_at("cuda-toolkit-12-8", "prerm");
+}
+
+#[test]
+fn a_purge_cut_short_in_the_middle_is_finished_by_the_next_one() {
+    finishes_a_purge_cut_short_at("cuda-nvcc-12-8", "prerm");
+}
+
+#[test]
+fn a_purge_cut_short_after_a_package_is_finished_by_the_next_one() {
+    finishes_a_purge_cut_short_at("cuda-compiler-12-8", "postrm");
+}
+
+#[test]
+fn a_purge_that_goes_on_inside_when_nvstage_was_killed_is_waited_for() {
+    let scene = Scene::running(Kind::Pct, "privileged");
+    let had = Had::of(&scene);
+    scene.provision_with(&scene.site.recipe(), MOUNT);
+    purge_killed_at(&scene, "cuda-nvcc-12-8", "prerm", 5);
+    scene.detach(&["--purge"]).code(0);
+    scene.inside("rm /root/slow");
+    had.is_left(&scene);
+}
+
+#[test]
+fn what_came_along_and_is_needed_since_a_purge_failed_stays() {
+    let scene = Scene::running(Kind::Pct, "privileged");
+    scene.provision_with(&scene.site.recipe(), MOUNT);
+    let hook = "/etc/apt/apt.conf.d/99fails";
+    scene.inside(&format!("echo 'DPkg::Pre-Invoke {{\"false\";}};' > {hook}"));
+    scene.detach(&["--purge"]).code(5).says("`apt-get purge` failed");
+    assert!(scene.journal().contains("cuda-cudart-12-8"), "{}", scene.journal());
+    scene.inside(&format!("rm {hook}"));
+    scene.install_package("other", "cuda-cudart-12-8");
+    scene.detach(&["--purge"]).code(0);
+    let left = scene.inside(&format!("{PACKAGES} | grep -e ^cuda -e ^nvtop -e ^libcublas; true"));
+    assert_eq!(left, "cuda-cudart-12-8 12.8.90-1 ii \n");
+}

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::answer::Answer;
 use crate::apt;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::configure::{self, Applied, Change};
@@ -295,32 +296,56 @@ fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
     Ok(Outcome::Unchanged(why.to_owned()))
 }
 
+/// Removes what was installed for it. The whole set is known and written down before the first
+/// package goes: a run that is cut short is finished by the next one.
 fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
-    let files = [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" ");
-    let arguments = [&[files][..], packages].concat();
-    let ran = session.run_inside(&Inside { script: PURGE, arguments, limit: LIMIT })?;
-    let failed = || Error::install(format!("remove {}", packages.join(" ")));
-    if ran.answer.has("needed-by") {
-        return Err(failed()
-            .because(format!(
-                "something else needs them: {}",
-                ran.answer.text("needed-by").replace('\n', " ")
-            ))
-            .hint("remove that first, or leave the packages: `--uninstall` without `--purge`"));
-    }
-    if !ran.answer.has("end") {
-        let what = ran.answer.get("failed").unwrap_or("apt");
-        return Err(failed()
-            .because(format!("`{what}` failed, {}", ran.ended))
-            .hint("the log of this run has apt's whole output"));
-    }
-    if journal::load(&session.host.paths, session.ctid)?.is_some() {
-        journal::update(&session.host.paths, session.ctid, |journal| journal.packages.clear())?;
-    }
-    Ok(match packages.is_empty() {
-        true => {
+    let asked = purge_phase(session, "ask", packages)?;
+    let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
+    let write_down = |set: &[String]| {
+        if journal::load(&session.host.paths, session.ctid)?.is_none() {
+            return Ok(());
+        }
+        journal::update(&session.host.paths, session.ctid, |journal| {
+            journal.packages = set.to_vec();
+        })
+    };
+    write_down(&set)?;
+    session.host.cancel.check()?;
+    purge_phase(session, "purge", &set)?;
+    write_down(&[])?;
+    Ok(match (set.len(), packages.len()) {
+        (0, 0) => {
             Outcome::Unchanged("no packages were installed for it; apt's files removed".to_owned())
         }
-        false => Outcome::Changed(format!("removed {}, and apt's files", packages.join(" "))),
+        (0, _) => Outcome::Changed("removed apt's files; the packages were gone".to_owned()),
+        // Many are known after a run that was cut short: a whole set.
+        (gone, 9..) => Outcome::Changed(format!("removed {gone} packages, and apt's files")),
+        _ => Outcome::Changed(format!("removed {}, and apt's files", packages.join(" "))),
     })
+}
+
+/// One phase of the script: `ask` or `purge`.
+fn purge_phase(session: &Session<'_>, phase: &str, packages: &[String]) -> Result<Answer> {
+    let files = [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" ");
+    let arguments = [&[phase.to_owned(), files][..], packages].concat();
+    let ran = session.run_inside(&Inside { script: PURGE, arguments, limit: LIMIT })?;
+    if ran.answer.has("end") {
+        return Ok(ran.answer);
+    }
+    let failed = Error::install(format!("remove {}", packages.join(" ")));
+    if ran.answer.has("busy") {
+        return Err(
+            failed.because("another installer is at work inside the container, for 15 minutes now")
+        );
+    }
+    if ran.answer.has("needed-by") {
+        let others = ran.answer.text("needed-by").replace('\n', " ");
+        return Err(failed
+            .because(format!("something else needs them: {others}"))
+            .hint("remove that first, or leave the packages: `--uninstall` without `--purge`"));
+    }
+    let what = ran.answer.get("failed").unwrap_or("apt");
+    Err(failed
+        .because(format!("`{what}` failed, {}", ran.ended))
+        .hint("the log of this run has apt's whole output"))
 }

@@ -1,42 +1,76 @@
 # Packages taken out again, by the container's own apt; nothing is fetched.
-# $1 files to remove; then the packages
-files=$1
-shift
+# $1 what is done: ask, which says what would go, with what nothing needs any more then; or purge,
+# which removes exactly the packages that are named; $2 files to remove with them; then the packages
+what=$1 files=$2
+shift 2
+# One at a time: where nvstage was killed, its apt goes on inside.
+exec 9>/run/.nvstage.lock
+command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
 wait_until_up 60
-apt() { apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
+apt() { apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null; }
+removed() { # removed ARGUMENT…: what apt, told so, would remove
+  simulated=$(apt -s "$@" 2>&1) || {
+    printf '%s\n' "$simulated" >&2
+    return 1
+  }
+  printf '%s\n' "$simulated" | sed -n 's/^\(Remv\|Purg\) \([^ ]*\).*/\2/p' | sort -u
+}
+status_of() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null; }
+is_among() { # is_among LINES NAME
+  printf '%s\n' "$1" | grep -qxF -e "$2"
+}
 if [ -n "$(dpkg --audit)" ]; then dpkg --force-confdef --force-confold --configure -a </dev/null || :; fi
 
+# After a run that did not end the names are those that it found: what had come along with others
+# goes only where nothing else needs it. Apt does not say that while dependencies are unmet, nor
+# once dpkg has begun: it takes everything that is named for wanted by itself.
+named=$(printf '%s\n' "$@")
+automatic=
+is_whole=
+if [ "$what" = ask ] && apt check >/dev/null 2>&1; then
+  is_whole=yes
+  automatic=$(apt-mark showauto)
+fi
 for package; do
   shift
-  case $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) in
-    ?n*|'') ;;
-    *) set -- "$@" "$package" ;;
+  case $(status_of "$package") in
+    ?n*|'') continue ;;
+    ?i*) is_among "$automatic" "$package" && continue ;;
   esac
+  set -- "$@" "$package"
 done
 if [ $# -gt 0 ]; then
-  # What nothing needs any more although nobody asked for it, before and after: the difference is ours.
-  orphans() { apt -s autoremove </dev/null 2>/dev/null | sed -n 's/^\(Remv\|Purg\) \([^ ]*\).*/\2/p' | sort; }
-  simulated=$(apt -s --no-auto-remove purge "$@" </dev/null 2>&1) || {
-    printf '%s\n' "$simulated"
-    say failed "apt-get --simulate purge"
-    exit 1
-  }
-  others=$(printf '%s\n' "$simulated" | sed -n 's/^\(Remv\|Purg\) \([^ ]*\).*/\2/p' | while read -r name; do
-    case " $* " in *" ${name%%:*} "*) ;; *) echo "$name" ;; esac
-  done)
+  going=$(removed --no-auto-remove purge "$@") || { say failed "apt-get --simulate purge"; exit 1; }
+  others=$(for name in $going; do is_among "$named" "$name" || echo "$name"; done)
   if [ -n "$others" ]; then
     printf '%s\n' "$others" | sed 's/^/@nvstage needed-by /'
     exit 1
   fi
-  before=$(orphans)
-  apt -y --no-auto-remove purge "$@" </dev/null || { say failed "apt-get purge"; exit 1; }
-  set --
-  for package in $(orphans); do
-    printf '%s\n' "$before" | grep -qxF -e "$package" || set -- "$@" "$package"
-  done
-  if [ $# -gt 0 ]; then
-    apt -y --no-auto-remove purge "$@" </dev/null || { say failed "apt-get purge"; exit 1; }
+fi
+if [ "$what" = ask ]; then
+  going=$*
+  unneeded=
+  if [ -n "$is_whole" ]; then
+    # What nobody asked for and nothing needs, before and after: the difference is ours.
+    unneeded=$(removed autoremove) && going=$(removed --auto-remove purge "$@") || {
+      say failed "apt-get --simulate autoremove"
+      exit 1
+    }
   fi
+  for name in $going; do
+    is_among "$unneeded" "$name" && ! is_among "$named" "$name" || say package "$name"
+  done
+  say end
+  exit 0
+fi
+if [ $# -gt 0 ]; then
+  apt -y --no-auto-remove purge "$@" || { say failed "apt-get purge"; exit 1; }
+  # What was half removed before is removed by that, and its configuration stays.
+  for package; do
+    shift
+    case $(status_of "$package") in ?n*|'') ;; *) set -- "$@" "$package" ;; esac
+  done
+  [ $# -eq 0 ] || apt -y --no-auto-remove purge "$@" || { say failed "apt-get purge"; exit 1; }
 fi
 rm -f $files || { say failed "rm $files"; exit 1; }
 say end
