@@ -123,7 +123,6 @@ mod tests {
     #[test]
     fn findings_are_told_with_their_remedies_in_80_columns() {
         let ctid = Ctid::parse("201").unwrap();
-        let container = Some(ctid.clone());
         let mode =
             "`/dev/nvidia0` has mode 0660: containers 201, 202, 203, 204 and 205 cannot open it";
         let finding = |check, container, finding: &str, remedy: Option<Remedy>| Finding {
