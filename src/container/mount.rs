@@ -20,12 +20,12 @@ pub(super) enum Effect {
     Wrong(String),
 }
 
-/// A mount entry taken apart; fields that are not there are empty.
+/// A mount entry; fields that are not there are empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MountEntry<'a> {
     pub(super) source: &'a str,
     pub(super) target: &'a str,
-    fields: Vec<&'a str>,
+    text: &'a str,
 }
 
 impl<'a> MountEntry<'a> {
@@ -33,9 +33,10 @@ impl<'a> MountEntry<'a> {
     pub(super) fn parse(value: &'a str) -> Self {
         let quotes = ['"', '\''].into_iter();
         let inner = quotes.filter_map(|q| value.strip_prefix(q)?.strip_suffix(q)).next();
-        let fields: Vec<&str> = inner.unwrap_or(value).split_ascii_whitespace().collect();
-        let field = |index: usize| fields.get(index).copied().unwrap_or_default();
-        Self { source: field(0), target: field(1), fields }
+        let text = inner.unwrap_or(value);
+        let mut fields = text.split_ascii_whitespace();
+        let (source, target) = (fields.next(), fields.next());
+        Self { source: source.unwrap_or_default(), target: target.unwrap_or_default(), text }
     }
 
     /// Whether the entry's source is this path.
@@ -51,12 +52,13 @@ impl<'a> MountEntry<'a> {
     /// What the entry does for the node that is its source.
     pub(super) fn effect(&self, node: &DeviceNode) -> Effect {
         let create = create(node.kind);
+        let fields: Vec<&str> = self.text.split_ascii_whitespace().collect();
         if self.target.starts_with('/') {
             let options = format!("bind,optional,{create}");
             let form = [node.path.as_str(), node.path.as_str(), "none", options.as_str()];
-            let is_own = match self.fields.len() {
-                4 => self.fields == form,
-                6 => self.fields[..4] == form && self.fields[4..] == ["0", "0"],
+            let is_own = match fields.len() {
+                4 => fields == form,
+                6 => fields[..4] == form && fields[4..] == ["0", "0"],
                 _ => false,
             };
             return match is_own {
@@ -67,8 +69,7 @@ impl<'a> MountEntry<'a> {
         if !is_same_path(self.target, node.path.trim_start_matches('/')) {
             return Effect::Wrong(format!("its target is `{}`", self.target));
         }
-        let options: Vec<&str> =
-            self.fields.get(3).map_or(vec![], |text| text.split(',').collect());
+        let options: Vec<&str> = fields.get(3).map_or(vec![], |text| text.split(',').collect());
         let has = |option: &str| options.contains(&option);
         if !has("bind") && !has("rbind") {
             return Effect::Wrong("it is not a bind mount".to_owned());

@@ -43,8 +43,21 @@ impl Passed {
 
     /// The minor, for the node of a GPU.
     pub fn gpu_minor(&self) -> Option<u32> {
-        self.path.strip_prefix("/dev/nvidia")?.parse().ok()
+        gpu_minor(&self.path)
     }
+}
+
+/// The minor, for the path of a GPU's node.
+pub(super) fn gpu_minor(path: &str) -> Option<u32> {
+    path.strip_prefix("/dev/nvidia")?.parse().ok()
+}
+
+/// A mount entry of a node of NVIDIA's whose target LXC ignores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IgnoredMount {
+    pub(super) number: usize,
+    pub(super) node: String,
+    pub(super) text: String,
 }
 
 /// A device that Proxmox VE makes itself: `dev[n]`.
@@ -132,13 +145,16 @@ pub(super) fn is_read_only(config: &LxcConfig, key: &str) -> bool {
     config.devices().iter().any(|device| device.key == key && device.access == Access::ReadOnly)
 }
 
-/// Mount entries of NVIDIA's nodes whose target LXC ignores: the number of the line, the node, and
-/// the text.
-pub(super) fn ignored_mounts(config: &LxcConfig) -> Vec<(usize, String, String)> {
+/// Mount entries of NVIDIA's nodes whose target LXC ignores.
+pub(super) fn ignored_mounts(config: &LxcConfig) -> Vec<IgnoredMount> {
     let ignored = |line: Line<'_>| {
         let mount = Mount::of(&line)?;
         let is_ignored = mount.is_nvidia() && mount.has_absolute_target();
-        is_ignored.then(|| (line.number, mount.source, line.text.into_owned()))
+        is_ignored.then(|| IgnoredMount {
+            number: line.number,
+            node: mount.source,
+            text: line.text.into_owned(),
+        })
     };
     config.lines().filter_map(ignored).collect()
 }
@@ -366,7 +382,10 @@ mod tests {
             ]
         );
         let ignored = ignored_mounts(&config);
-        assert_eq!((ignored.len(), ignored[0].0, &*ignored[0].1), (1, 4, "/dev/nvidia-uvm"));
+        assert_eq!(
+            (ignored.len(), ignored[0].number, &*ignored[0].node),
+            (1, 4, "/dev/nvidia-uvm")
+        );
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::evidence::{ContainerEvidence, HostEvidence};
 use super::lines;
-use crate::container::config::Dialect;
+use super::{Remedy, State};
+use crate::container::config::{Dialect, LxcConfig};
 
 /// Provisions the container again, with the GPUs that it has.
 pub(super) fn provision(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
@@ -33,23 +34,41 @@ pub(super) fn inside(container: &ContainerEvidence, command: &str) -> String {
 }
 
 /// Takes a line out of the configuration, which no command of Proxmox VE can do.
-pub(super) fn remove_line(container: &ContainerEvidence, number: usize) -> String {
-    format!("take line {number} out of {}, then `{}`", container.path, restart(container))
+pub(super) fn remove_line(container: &ContainerEvidence, number: usize) -> Remedy {
+    let edit = format!("take line {number} out of {}", container.path);
+    Remedy::Advice(match container.state {
+        State::Stopped => edit,
+        State::Running(_) | State::Unreachable(_) => {
+            format!("{edit}, then `{}`", restart(container))
+        }
+    })
 }
 
-/// The GPUs that the journal tells, or that the configuration passes.
+/// The GPUs that the journal tells, or that the configuration means to pass: by lines that work,
+/// or by ones that LXC ignores; where it has none of these, by those of another section.
 fn gpus(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Option<String> {
     if let Ok(Some(journal)) = &container.journal
         && !journal.gpus.is_empty()
     {
         return Some(journal.gpus.clone());
     }
-    let minors = lines::passed(&container.config);
-    let minors = minors.iter().filter_map(lines::Passed::gpu_minor);
+    let mut minors = minors(&container.config);
+    if minors.is_empty() {
+        let dialect = container.config.dialect();
+        let strays = lines::strays(&container.config).into_iter();
+        let strays = strays.map(|stray| LxcConfig::parse(stray.text.as_bytes(), dialect));
+        minors = strays.flat_map(|line| self::minors(&line)).collect();
+    }
     let index = |minor| host.gpus.iter().find(|gpu| gpu.minor == minor).map(|gpu| gpu.index);
-    let mut indices: Vec<u32> = minors.filter_map(index).collect();
+    let mut indices: Vec<u32> = minors.into_iter().filter_map(index).collect();
     indices.sort_unstable();
     indices.dedup();
     let indices: Vec<String> = indices.iter().map(u32::to_string).collect();
     (!indices.is_empty()).then(|| indices.join(","))
+}
+
+fn minors(config: &LxcConfig) -> Vec<u32> {
+    let passed = lines::passed(config).into_iter().filter_map(|node| node.gpu_minor());
+    let ignored = lines::ignored_mounts(config).into_iter();
+    passed.chain(ignored.filter_map(|mount| lines::gpu_minor(&mount.node))).collect()
 }

@@ -89,10 +89,11 @@ pub fn container(session: &Session<'_>) -> Result<ContainerEvidence> {
     Ok(ContainerEvidence { ctid: session.ctid.clone(), path, config, journal, state })
 }
 
-/// By its journal, a damaged one too, or by any line of its configuration.
+/// By its journal, a damaged one too, or by any line of its configuration; a template never runs.
 fn is_of_interest(session: &Session<'_>) -> Result<bool> {
     let has_journal = !matches!(journal::load(&session.host.paths, session.ctid), Ok(None));
-    Ok(has_journal || lines::concerns_nvidia(&configuration(session)?.1))
+    let config = configuration(session)?.1;
+    Ok(!config.is_template() && (has_journal || lines::concerns_nvidia(&config)))
 }
 
 fn configuration(session: &Session<'_>) -> Result<(String, LxcConfig)> {
