@@ -1,5 +1,6 @@
 # make demo   the main job on two throw-away containers
 # make test   everything, real containers included (needs root on Debian 12)
+# make fuzz   the properties of configurations, a million inputs each
 # make check  formatting, lints, licences
 # make bench  the figures of docs/measurements.md
 
@@ -7,7 +8,7 @@ SHELL := /bin/bash
 CARGO := cargo
 WORLD := tests/world
 
-.PHONY: tools build demo test check bench clean
+.PHONY: tools build demo test fuzz check bench clean
 
 # What compiling needs beside a Rust toolchain.
 tools:
@@ -25,6 +26,9 @@ test: tools
 	$(WORLD)/prepare
 	$(CARGO) test --locked --no-run
 	$(WORLD)/enter $(CARGO) test --locked --offline
+
+fuzz: tools
+	NVSTAGE_CASES=$${NVSTAGE_CASES:-1000000} $(CARGO) test --release --locked --test configurations
 
 check: tools
 	$(CARGO) fmt --check

@@ -66,6 +66,24 @@ pub enum LineKind {
     Other,
 }
 
+impl LineKind {
+    /// What a line of the live section is, by its text without the ending.
+    pub(super) fn of(text: &str, dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Proxmox => proxmox_line(text),
+            Dialect::Lxc => lxc_line(text),
+        }
+    }
+
+    /// What the line means, whichever way it is written: its key and its value.
+    pub(super) fn meaning(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Raw { key, value } | Self::Setting { key, value } => Some((key, value)),
+            Self::Blank | Self::Comment | Self::Other => None,
+        }
+    }
+}
+
 /// A device passed by Proxmox VE itself: `dev0: /dev/nvidia0,mode=0666`
 /// (`PVE::LXC::Config`, `dev[n]`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,10 +136,7 @@ impl LxcConfig {
     pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         self.lines[..self.live].iter().enumerate().map(|(index, bytes)| {
             let text = String::from_utf8_lossy(without_ending(bytes));
-            let kind = match self.dialect {
-                Dialect::Proxmox => proxmox_line(&text),
-                Dialect::Lxc => lxc_line(&text),
-            };
+            let kind = LineKind::of(&text, self.dialect);
             Line { number: index + 1, text, kind }
         })
     }
@@ -329,10 +344,10 @@ fn proxmox_line(text: &str) -> LineKind {
         return LineKind::Comment;
     }
     // `^(lxc\.[a-z0-9_\-\.]+)(:|\s*=)\s*(.*?)\s*$`
-    let is_raw = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c);
-    let key = &text[..text.find(|c| !is_raw(c)).unwrap_or(text.len())];
+    let is_raw = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+    let end = text.bytes().position(|byte| !is_raw(byte)).unwrap_or(text.len());
+    let (key, rest) = text.split_at(end);
     if key.len() > "lxc.".len() && key.starts_with("lxc.") {
-        let rest = &text[key.len()..];
         let value =
             rest.strip_prefix(':').or_else(|| rest.trim_start_matches(is_blank).strip_prefix('='));
         if let Some(value) = value {
@@ -344,7 +359,7 @@ fn proxmox_line(text: &str) -> LineKind {
     let Some((key, value)) = text.split_once(':') else { return LineKind::Other };
     let word = key.trim_end_matches(|c: char| c.is_ascii_digit());
     let is_key = word.starts_with(|c: char| c.is_ascii_lowercase())
-        && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     let value = value.trim_matches(is_blank);
     if !is_key || value.is_empty() {
         return LineKind::Other;

@@ -87,13 +87,14 @@ impl<'a> MountEntry<'a> {
 
 /// The line that passes a node.
 pub(super) fn line(node: &DeviceNode, dialect: Dialect) -> String {
+    super::rules::key_and_value(dialect, KEY, &value(node))
+}
+
+/// The value of that line.
+pub(super) fn value(node: &DeviceNode) -> String {
     let (path, create) = (&node.path, create(node.kind));
     let target = path.trim_start_matches('/');
-    super::rules::key_and_value(
-        dialect,
-        KEY,
-        &format!("{path} {target} none bind,optional,{create} 0 0"),
-    )
+    format!("{path} {target} none bind,optional,{create} 0 0")
 }
 
 fn create(kind: NodeKind) -> &'static str {
@@ -105,10 +106,10 @@ fn create(kind: NodeKind) -> &'static str {
 
 /// Compares paths of which one may have more slashes than it needs.
 fn is_same_path(a: &str, b: &str) -> bool {
-    let parts = |path: &str| -> Vec<String> {
-        path.split('/').filter(|p| !p.is_empty() && *p != ".").map(str::to_owned).collect()
-    };
-    a.starts_with('/') == b.starts_with('/') && parts(a) == parts(b)
+    fn parts(path: &str) -> impl Iterator<Item = &str> {
+        path.split('/').filter(|part| !part.is_empty() && *part != ".")
+    }
+    a.starts_with('/') == b.starts_with('/') && parts(a).eq(parts(b))
 }
 
 #[cfg(test)]

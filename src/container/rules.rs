@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 use super::config::{Dialect, Line, LineKind};
 
+/// The key of a rule that allows.
+pub(super) const ALLOW: &str = "lxc.cgroup2.devices.allow";
 /// NVIDIA's own, registered major (Linux, `Documentation/admin-guide/devices.txt`); that of
 /// `nvidia-uvm` and `nvidia-caps` is given out when their module is loaded.
 const NVIDIA_MAJOR: u64 = 195;
@@ -157,8 +159,12 @@ pub(super) fn permission(rules: &[DeviceRule], number: (u64, u64)) -> Permission
 
 /// The line that allows a device number.
 pub(super) fn line(number: (u64, u64), dialect: Dialect) -> String {
-    let (major, minor) = number;
-    key_and_value(dialect, "lxc.cgroup2.devices.allow", &format!("c {major}:{minor} rw"))
+    key_and_value(dialect, ALLOW, &value(number))
+}
+
+/// The value of that line.
+pub(super) fn value((major, minor): (u64, u64)) -> String {
+    format!("c {major}:{minor} rw")
 }
 
 /// A line as the dialect writes it.

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::change::Changes;
 use super::survey::Survey;
 use super::{
-    DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, is_in_our_form, meaning,
+    DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, first_line, is_in_our_form,
     numbers_to_use, one_by_one,
 };
-use crate::container::config::{Dialect, LineKind, LxcConfig};
+use crate::container::config::{Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, Effect};
 use crate::container::rules::{self, DeviceRule, Permission};
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
         config,
         wanted,
         survey: Survey::new(config, nodes),
-        own: wanted.own.iter().filter_map(|own| meaning(own.text.as_ref()?, dialect)).collect(),
+        own: wanted.own.iter().map(|own| Some(first_line(own.text.as_ref()?, dialect))).collect(),
         changes: Changes::default(),
         used: BTreeSet::new(),
         mounted: Vec::new(),
@@ -53,8 +53,8 @@ struct Decision<'a> {
     config: &'a LxcConfig,
     wanted: &'a Wanted<'a>,
     survey: Survey<'a>,
-    /// What the journal says is ours.
-    own: Vec<(String, String)>,
+    /// What the journal says is ours, line by line of [`Wanted::own`].
+    own: Vec<Option<LineKind>>,
     changes: Changes,
     /// Lines that do what is wanted.
     used: BTreeSet<usize>,
@@ -69,13 +69,14 @@ impl<'a> Decision<'a> {
 
     /// Whether the journal calls a line ours.
     fn is_recorded(&self, number: usize) -> bool {
-        let found = meaning(&self.survey.text(number), self.dialect());
-        found.is_some_and(|found| self.own.contains(&found))
+        let found = self.survey.meaning(number);
+        found.is_some() && self.own.iter().flatten().any(|own| own.meaning() == found)
     }
 
     /// Whether a mount entry is ours, by the journal or by its form.
     fn is_our_mount(&self, number: usize, node: &DeviceNode) -> bool {
-        self.is_recorded(number) || is_in_our_form(&self.survey.text(number), node, self.dialect())
+        let is_formed = |line: &Line<'_>| is_in_our_form(&line.kind, node);
+        self.is_recorded(number) || self.survey.line(number).is_some_and(is_formed)
     }
 
     fn mount(&mut self, node: &DeviceNode) {
@@ -129,8 +130,7 @@ impl<'a> Decision<'a> {
             .collect();
         if let Some((number, key)) = devices.first() {
             let line = format!("{key}: {value}");
-            let is_other = meaning(&self.survey.text(*number), self.dialect())
-                != meaning(&line, self.dialect());
+            let is_other = self.survey.meaning(*number) != Some((key.as_str(), value.as_str()));
             match is_other && self.is_recorded(*number) {
                 true => self.changes.correct(*number, line),
                 false => _ = self.used.insert(*number),
@@ -168,10 +168,12 @@ impl<'a> Decision<'a> {
     }
 
     fn free_key(&self) -> Result<String> {
-        let is_used = |key: &String| {
-            self.config.keys().any(|used| used == *key)
-                || self.changes.devices.iter().any(|line| line.starts_with(&format!("{key}:")))
+        let used: BTreeSet<String> = self.config.keys().collect();
+        let is_added = |key: &str| {
+            let mut lines = self.changes.devices.iter();
+            lines.any(|line| line.split_once(':').is_some_and(|(added, _)| added == key))
         };
+        let is_used = |key: &String| used.contains(key) || is_added(key);
         (0..DEVICE_KEYS).map(|number| format!("dev{number}")).find(|key| !is_used(key)).ok_or_else(
             || {
                 Error::host(format!(
@@ -226,7 +228,7 @@ impl<'a> Decision<'a> {
 
     /// What is ours and no longer wanted goes.
     fn leftovers(&mut self) {
-        let meaning_of = |number: &usize| meaning(&self.survey.text(*number), self.dialect());
+        let meaning_of = |number: &usize| self.survey.meaning(*number);
         let used: Vec<_> = self.used.iter().map(meaning_of).collect();
         let is_left = |number: &usize| {
             self.is_recorded(*number)
@@ -248,7 +250,7 @@ impl<'a> Decision<'a> {
             }
             for line in &self.survey.lines {
                 let is_rule = DeviceRule::parse(line).is_some();
-                if is_rule && is_in_our_form(&line.text, node, self.dialect()) {
+                if is_rule && is_in_our_form(&line.kind, node) {
                     self.changes.remove(line.number);
                 }
             }
@@ -275,24 +277,18 @@ impl<'a> Decision<'a> {
         let mut own = Vec::new();
         let mut known = BTreeSet::new();
         let lines = &self.survey.lines;
-        for record in self.wanted.own {
-            let Some(old) = record.text.as_ref().and_then(|text| meaning(text, self.dialect()))
-            else {
-                let is_back = |line: &&str| {
-                    let wanted = meaning(line, self.dialect());
-                    lines.iter().any(|line| meaning(&line.text, self.dialect()) == wanted)
+        for (record, old) in self.wanted.own.iter().zip(&self.own) {
+            let Some(old) = old.as_ref().and_then(LineKind::meaning) else {
+                let is_back = |line: &str| {
+                    let wanted = first_line(line, self.dialect());
+                    lines.iter().any(|line| line.kind.meaning() == wanted.meaning())
                 };
-                if !record.replaced.as_deref().as_ref().is_some_and(is_back) {
+                if !record.replaced.as_deref().is_some_and(is_back) {
                     own.push(record.clone());
                 }
                 continue;
             };
-            let is_it = |line: &&crate::container::config::Line<'_>| match &line.kind {
-                LineKind::Raw { key, value } | LineKind::Setting { key, value } => {
-                    (key, value) == (&old.0, &old.1)
-                }
-                _ => false,
-            };
+            let is_it = |line: &&Line<'_>| line.kind.meaning() == Some(old);
             let numbers: Vec<usize> = lines.iter().filter(is_it).map(|line| line.number).collect();
             known.extend(numbers.iter().copied());
             let Some(number) = numbers.first() else { continue };
@@ -319,7 +315,7 @@ impl<'a> Decision<'a> {
                 continue;
             }
             let in_our_form = |node: &DeviceNode| {
-                is_in_our_form(&text, node, self.dialect()) || self.is_our_device(line.number, node)
+                is_in_our_form(&line.kind, node) || self.is_our_device(line, node)
             };
             let mut nodes = self.survey.nodes.iter().chain(self.wanted.nodes);
             let is_ours = nodes.any(in_our_form);
@@ -337,10 +333,10 @@ impl<'a> Decision<'a> {
     }
 
     /// Whether a `dev[n]` equals the one that we would write, while we write such.
-    fn is_our_device(&self, number: usize, node: &DeviceNode) -> bool {
-        let value = device_value(node, self.wanted.users);
-        self.wanted.method == Method::Device
-            && meaning(&self.survey.text(number), self.dialect())
-                .is_some_and(|(key, found)| key.starts_with("dev") && found == value)
+    fn is_our_device(&self, line: &Line<'_>, node: &DeviceNode) -> bool {
+        let is_equal = |(key, value): (&str, &str)| {
+            key.starts_with("dev") && value == device_value(node, self.wanted.users)
+        };
+        self.wanted.method == Method::Device && line.kind.meaning().is_some_and(is_equal)
     }
 }

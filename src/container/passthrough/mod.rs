@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Dialect, LxcConfig};
+use super::config::{Dialect, LineKind, LxcConfig};
 use super::mount::{self, Effect};
 use super::rules;
 use crate::error::Result;
@@ -199,19 +199,18 @@ fn one_by_one(nodes: &[DeviceNode]) -> Vec<DeviceNode> {
     nodes.iter().flat_map(inside).collect()
 }
 
-/// Key and value of a line, whichever way it is written.
-fn meaning(text: &str, dialect: Dialect) -> Option<(String, String)> {
-    use super::config::LineKind;
-    let config = LxcConfig::parse(text.as_bytes(), dialect);
-    match config.lines().next()?.kind {
-        LineKind::Raw { key, value } | LineKind::Setting { key, value } => Some((key, value)),
-        _ => None,
-    }
+/// What a line of the journal's is.
+fn first_line(text: &str, dialect: Dialect) -> LineKind {
+    LineKind::of(text.lines().next().unwrap_or_default(), dialect)
 }
 
 /// Whether a line is one that passes a node, or allows one of its numbers, in exactly our form.
-fn is_in_our_form(text: &str, node: &DeviceNode, dialect: Dialect) -> bool {
-    let ours = |line: String| meaning(text, dialect) == meaning(&line, dialect);
-    ours(mount::line(node, dialect))
-        || node.numbers.iter().any(|number| ours(rules::line(*number, dialect)))
+fn is_in_our_form(line: &LineKind, node: &DeviceNode) -> bool {
+    match line.meaning() {
+        Some((mount::KEY, value)) => value == mount::value(node),
+        Some((rules::ALLOW, value)) => {
+            node.numbers.iter().any(|number| value == rules::value(*number))
+        }
+        _ => false,
+    }
 }

@@ -40,10 +40,19 @@ impl<'a> Survey<'a> {
         self.lines.iter().filter_map(|line| Some((line.number, DeviceRule::parse(line)?)))
     }
 
+    /// A line, by its number.
+    pub(super) fn line(&self, number: usize) -> Option<&Line<'a>> {
+        self.lines.get(number.wrapping_sub(1))
+    }
+
+    /// What a line means, by its number.
+    pub(super) fn meaning(&self, number: usize) -> Option<(&str, &str)> {
+        self.line(number)?.kind.meaning()
+    }
+
     /// The text of a line, by its number.
     pub(super) fn text(&self, number: usize) -> String {
-        let line = self.lines.get(number.wrapping_sub(1));
-        line.map(|line| line.text.clone().into_owned()).unwrap_or_default()
+        self.line(number).map(|line| line.text.clone().into_owned()).unwrap_or_default()
     }
 
     /// What there is to tell of a line; `None` for one that is not about NVIDIA devices, or does

@@ -2,8 +2,8 @@
 
 use super::change::Changes;
 use super::survey::Survey;
-use super::{DeviceNode, Edit, ForeignLine, OwnLine, meaning};
-use crate::container::config::LxcConfig;
+use super::{DeviceNode, Edit, ForeignLine, OwnLine, first_line};
+use crate::container::config::{Line, LxcConfig};
 use crate::container::rules::{self, DeviceRule};
 
 /// Takes out every line that is ours and still as we wrote it, and puts back what it replaced.
@@ -14,9 +14,9 @@ pub fn withdraw(config: &LxcConfig, own: &[OwnLine]) -> Edit {
     let survey = Survey::new(config, &[]);
     let mut changes = Changes::default();
     let numbers = |text: &str| -> Vec<usize> {
-        let wanted = meaning(text, dialect);
-        let same = survey.lines.iter().filter(|line| meaning(&line.text, dialect) == wanted);
-        same.map(|line| line.number).collect()
+        let wanted = first_line(text, dialect);
+        let is_same = |line: &&Line<'_>| line.kind.meaning() == wanted.meaning();
+        survey.lines.iter().filter(is_same).map(|line| line.number).collect()
     };
     let claims = claims(&survey, own, numbers);
     for (OwnLine { text, replaced }, claim) in own.iter().zip(&claims) {
@@ -115,13 +115,14 @@ pub fn renumber(
     }
     for (old, new) in pairs {
         let (old, new) = (rules::line(old, dialect), rules::line(new, dialect));
-        let wanted = meaning(&old, dialect);
+        let wanted = first_line(&old, dialect);
         let is_it = |record: &&mut OwnLine| {
-            record.text.as_deref().is_some_and(|text| meaning(text, dialect) == wanted)
+            let kind = record.text.as_deref().map(|text| first_line(text, dialect));
+            kind.is_some_and(|kind| kind.meaning() == wanted.meaning())
         };
         let Some(record) = own.iter_mut().find(is_it) else { continue };
         let lines = survey.lines.iter().filter(|line| DeviceRule::parse(line).is_some());
-        let same = lines.filter(|line| meaning(&line.text, dialect) == wanted);
+        let same = lines.filter(|line| line.kind.meaning() == wanted.meaning());
         same.for_each(|line| changes.correct(line.number, new.clone()));
         record.text = Some(new);
     }
