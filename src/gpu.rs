@@ -6,6 +6,7 @@
 mod assignment;
 mod claims;
 mod kernel;
+mod majors;
 mod pci;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::fmt;
 pub use assignment::{GpuAssignment, GpuName};
 pub use claims::{PciClaims, PciMappings};
 pub use kernel::{ModuleFlavour, mig_instances, parse_character_majors, parse_module_version};
+pub use majors::{WrongMajor, wrong_major};
 pub use pci::PciAddress;
 
 /// One GPU of the host.

@@ -143,9 +143,8 @@ fn virtual_machines_are_named_by_number_even_without_a_link_to_the_node() {
 fn virtual_functions_of_a_gpu_are_no_gpus() {
     let device = |name: &str| format!("sys/bus/pci/devices/{name}");
     let names = ["0000:41:00.0", "0000:41:00.4"];
-    let files = names.map(|name| {
-        [(device(name) + "/vendor", "0x10de"), (device(name) + "/class", "0x030200")]
-    });
+    let files = names
+        .map(|name| [(device(name) + "/vendor", "0x10de"), (device(name) + "/class", "0x030200")]);
     let files: Vec<(&str, &str)> =
         files.iter().flatten().map(|(path, text)| (path.as_str(), *text)).collect();
     let (root, paths) = host_with(&files);
