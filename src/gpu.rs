@@ -88,6 +88,23 @@ pub struct Capability {
     pub mode: u32,
 }
 
+/// Where something is read about the host's GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The version of the kernel module.
+    Module,
+    /// What the kernel module offers as capabilities.
+    Capabilities,
+    /// The device nodes.
+    Nodes,
+    /// What the kernel module says of each GPU.
+    Gpus,
+    /// The majors of character devices.
+    Majors,
+    /// The PCI bus.
+    Pci,
+}
+
 impl Gpu {
     /// The path of its device node, `/dev/nvidia<minor>`.
     pub fn node(&self) -> String {

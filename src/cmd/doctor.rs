@@ -41,13 +41,17 @@ pub struct Examined {
 /// Runs the verb.
 ///
 /// # Errors
-/// Not found for a container that this node does not have; host error when the host cannot be
-/// looked at. What is wrong is no error but a finding.
+/// Not found for a container that this node does not have; host error without any container
+/// runtime; the interruption. What is wrong is no error but a finding, and so is what cannot be read.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
     let runtime = runtime::choose(context.host, arguments.runtime.into())?;
-    let ctids = match arguments.containers.is_empty() {
-        true => doctor::containers_of_interest(context.host, &*runtime)?,
-        false => named(&arguments.containers, &*runtime)?,
+    let (ctids, unlisted) = match arguments.containers.is_empty() {
+        true => match doctor::containers_of_interest(context.host, &*runtime) {
+            Ok(ctids) => (ctids, None),
+            Err(error) if error.is_interrupted() => return Err(error),
+            Err(error) => (Vec::new(), Some(error)),
+        },
+        false => (named(&arguments.containers, &*runtime)?, None),
     };
     let mut containers = Vec::new();
     for ctid in &ctids {
@@ -56,14 +60,15 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
         let none = RunLog::none();
         let mut session = Session { host: context.host, runtime: &*runtime, ctid, log: &none };
         // Nothing is run in a stopped container, and nothing to be written down.
-        let log = match session.init_process()? {
-            Some(_) => context.log(ctid),
-            None => RunLog::none(),
+        let process = session.init_process();
+        let log = match process {
+            Ok(Some(_)) => context.log(ctid),
+            Ok(None) | Err(_) => RunLog::none(),
         };
         session.log = &log;
-        containers.push(doctor::container(&session)?);
+        containers.push(doctor::container(&session, process)?);
     }
-    let diagnosis = doctor::diagnose(&context.host.paths, &containers)?;
+    let diagnosis = doctor::diagnose(&context.host.paths, &containers, unlisted);
     let exit = match diagnosis.findings.is_empty() {
         true => ExitCode::Done,
         false => ExitCode::Differs,

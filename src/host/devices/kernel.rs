@@ -16,10 +16,10 @@ pub(super) fn module(directory: &Path) -> Result<Option<(DriverVersion, ModuleFl
     parse_module_version(&text).map(Some).map_err(|error| misunderstood(error, &path))
 }
 
-/// The GPUs that the module drives; their indices are not yet given.
-pub(super) fn gpus(directory: &Path) -> Result<Vec<Gpu>> {
+/// The GPUs that the module drives, or why one cannot be read; their indices are not yet given.
+pub(super) fn gpus(directory: &Path) -> Result<Vec<Result<Gpu>>> {
     let directory = directory.join("gpus");
-    names_in(&directory)?.iter().map(|address| gpu(&directory, address)).collect()
+    Ok(names_in(&directory)?.iter().map(|address| gpu(&directory, address)).collect())
 }
 
 fn gpu(directory: &Path, address: &str) -> Result<Gpu> {

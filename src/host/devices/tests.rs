@@ -154,3 +154,19 @@ fn virtual_functions_of_a_gpu_are_no_gpus() {
     let found = Inventory::read(&paths).unwrap().pci;
     assert_eq!(found.iter().map(|gpu| gpu.address.as_str()).collect::<Vec<_>>(), [names[0]]);
 }
+
+#[test]
+fn what_answers_is_read_beside_what_does_not() {
+    let (_root, paths) = host_with(&[
+        ("proc/driver/nvidia/version", VERSION),
+        ("proc/driver/nvidia/gpus/0000:81:00.0/information", &information(1, "0000:81:00.0")),
+        (GPU, ""),
+        ("proc/devices", "x"),
+    ]);
+    let (inventory, errors) = Inventory::read_what_answers(&paths);
+    assert_eq!(inventory.module_version().unwrap().as_str(), "580.76.05");
+    assert_eq!(inventory.gpus.iter().map(|gpu| gpu.minor).collect::<Vec<_>>(), [1]);
+    let sources: Vec<Source> = errors.iter().map(|(source, _)| *source).collect();
+    assert_eq!(sources, [Source::Gpus, Source::Majors]);
+    assert!(errors[0].1.what().contains("GPU `0000:01:00.0`"));
+}
