@@ -138,7 +138,7 @@ fn a_container_with_devices_that_proxmox_makes_has_no_findings_until_one_is_clos
 fn a_host_without_gpus_has_no_findings() {
     let host = Host::new(Kind::Pct, Nodes::None);
     host.container("privileged", &[]);
-    host.run(&["doctor"]).code(0).shows("nothing is wrong");
+    host.run(&["doctor"]).code(0).shows("nothing wrong was found");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_rollback_is_drift_and_a_stopped_container_says_what_was_not_checked() {
     let run = host.run(&["doctor"]).code(10).shows("a rollback to snapshot `before` does this");
     let run = run.shows(&format!("remedy: nvstage provision {ctid} --gpus 0"));
     run.shows(&format!("not checked, container {ctid}: driver-version, nodes, foreign-driver"))
-        .shows("(the container is stopped)");
+        .shows("(stopped)");
     patient.provision(&[]);
     assert_eq!(patient.findings(), []);
 }

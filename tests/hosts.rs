@@ -1,7 +1,8 @@
 //! Hosts as they are found: every directory of `tests/hosts` is the tree of one, with what nvstage
 //! says of it in `expected`.
 //!
-//! `gpus.txt` and `gpus.json` are what `nvstage gpus` prints; `plan.txt` is the edit of every
+//! `gpus.txt` and `gpus.json` are what `nvstage gpus` prints, `doctor.txt` what `nvstage doctor`
+//! does, where no container runs; `plan.txt` is the edit of every
 //! container's configuration, for each assignment in `<CTID>.assign` beside it, or `all`. With
 //! `UPDATE_GOLDENS=1` the files are written anew; look at each of them then.
 
@@ -19,13 +20,15 @@ mod host_tree;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use host_tree::{HostTree, make_node};
-use nvstage::cmd::{Context, RuntimeArgument, gpus};
+use nvstage::cmd::{Context, RuntimeArgument, doctor, gpus};
 use nvstage::container::config::{Dialect, LxcConfig};
 use nvstage::container::passthrough::{DeviceNode, Method, Users, Wanted, edit};
 use nvstage::ctid::Ctid;
 use nvstage::diff;
+use nvstage::doctor::{Diagnosis, Remedy};
 use nvstage::engine::sharing;
 use nvstage::error::{ExitCode, Result};
 use nvstage::event::{Event, Events};
@@ -34,7 +37,8 @@ use nvstage::host::Host;
 use nvstage::host::cancel::Cancel;
 use nvstage::host::devices::{Inventory, nodes_for};
 use nvstage::host::paths::Paths;
-use nvstage::host::process::Live;
+use nvstage::host::process::{Command, Ended, Finished, Processes};
+use nvstage::host::runlog::RunLog;
 use nvstage::printer;
 use nvstage::runtime::{Choice, choose};
 
@@ -49,10 +53,25 @@ impl Events for Heard {
     }
 }
 
+/// A machine on which no container runs, and nothing else is asked.
+struct NothingRuns;
+
+impl Processes for NothingRuns {
+    fn run(&self, command: Command, _: &RunLog) -> Result<Finished> {
+        panic!("{command} was run");
+    }
+
+    fn run_regardless(&self, command: Command, _: &RunLog) -> Result<Finished> {
+        assert_eq!(command.program, Path::new("lxc-info"));
+        // As lxc-info answers for a container that is stopped.
+        let (stdout, stderr) = (Vec::new(), Vec::new());
+        Ok(Finished { ended: Ended::Exited(0), stdout, stderr, took: Duration::ZERO })
+    }
+}
+
 fn host(paths: &Paths) -> Host {
     let cancel = Cancel::never().unwrap();
-    let processes = Box::new(Live::new(cancel.clone()).unwrap());
-    Host { paths: paths.clone(), processes, cancel }
+    Host { paths: paths.clone(), processes: Box::new(NothingRuns), cancel }
 }
 
 /// What `nvstage gpus` does on a host, and the warnings that it gives.
@@ -60,6 +79,16 @@ fn looked(paths: &Paths) -> (Result<gpus::Gpus>, Vec<String>) {
     let (host, events) = (host(paths), Heard::default());
     let context = Context { host: &host, events: &events, run: "test".to_owned() };
     let found = gpus::run(&context, &gpus::Arguments { runtime: RuntimeArgument::Auto });
+    (found, events.0.into_inner().unwrap())
+}
+
+/// What `nvstage doctor` does on a host, and the warnings that it gives.
+fn examined(paths: &Paths, containers: &[&str]) -> (Result<doctor::Examined>, Vec<String>) {
+    let (host, events) = (host(paths), Heard::default());
+    let context = Context { host: &host, events: &events, run: "test".to_owned() };
+    let containers = containers.iter().map(|ctid| (*ctid).to_owned()).collect();
+    let runtime = RuntimeArgument::Auto;
+    let found = doctor::run(&context, &doctor::Arguments { containers, runtime });
     (found, events.0.into_inner().unwrap())
 }
 
@@ -124,18 +153,44 @@ fn plans(paths: &Paths) -> String {
 /// Everything that nvstage says of a host: the names of the files, and their content.
 fn said(root: &Path, paths: &Paths) -> Vec<(&'static str, String)> {
     let (found, warnings) = looked(paths);
-    let mut shown = match &found {
-        Ok(found) => printer::gpus::text(found, 80),
+    let gpus = printed(&found, &warnings, |found| printer::gpus::text(found, 80));
+    let json = found.map(|found| serde_json::to_string_pretty(&found).unwrap() + "\n");
+    let root = root.to_string_lossy().into_owned();
+    let (mut found, warnings) = examined(paths, &[]);
+    if let Ok(found) = &mut found {
+        without_root(&mut found.diagnosis, &root);
+    }
+    let doctor = printed(&found, &warnings, |found| printer::doctor::text(&found.diagnosis, 80));
+    [
+        ("gpus.txt", gpus),
+        ("gpus.json", json.unwrap_or_default()),
+        ("doctor.txt", doctor),
+        ("plan.txt", plans(paths)),
+    ]
+    .map(|(name, text)| (name, text.replace(&root, "")))
+    .into()
+}
+
+/// Lines break where they do on a host that lies at `/`.
+fn without_root(diagnosis: &mut Diagnosis, root: &str) {
+    for finding in &mut diagnosis.findings {
+        finding.finding = finding.finding.replace(root, "");
+        if let Some(Remedy::Command(text) | Remedy::Advice(text)) = &mut finding.remedy {
+            *text = text.replace(root, "");
+        }
+    }
+}
+
+/// A result as text, or the error, and the warnings after it.
+fn printed<T>(found: &Result<T>, warnings: &[String], text: impl Fn(&T) -> String) -> String {
+    let mut shown = match found {
+        Ok(found) => text(found),
         Err(error) => format!("error: {error}\nexit code {}\n", error.code().code()),
     };
     for warning in warnings {
         writeln!(shown, "warning: {warning}").unwrap();
     }
-    let json = found.map(|found| serde_json::to_string_pretty(&found).unwrap() + "\n");
-    let root = root.to_string_lossy().into_owned();
-    [("gpus.txt", shown), ("gpus.json", json.unwrap_or_default()), ("plan.txt", plans(paths))]
-        .map(|(name, text)| (name, text.replace(&root, "")))
-        .into()
+    shown
 }
 
 #[test]
@@ -167,11 +222,37 @@ fn every_host_is_seen_as_expected() {
 fn what_is_printed_fits_80_columns() {
     for name in HostTree::names() {
         let (_root, paths) = HostTree::load(&name);
-        let Ok(found) = looked(&paths).0 else { continue };
-        for line in printer::gpus::text(&found, 80).lines() {
+        let gpus = looked(&paths).0.map(|found| printer::gpus::text(&found, 80));
+        let doctor = examined(&paths, &[]).0;
+        let doctor = doctor.map(|found| printer::doctor::text(&found.diagnosis, 80));
+        let text = gpus.unwrap_or_default() + &doctor.unwrap_or_default();
+        // A command stays in one piece, and what is one word cannot be broken.
+        let is_whole = |line: &str| line.starts_with("  remedy: ") || !line.trim().contains(' ');
+        for line in text.lines().filter(|line| !is_whole(line)) {
             assert!(line.chars().count() <= 80, "{name}: {line}");
         }
     }
+}
+
+#[test]
+fn without_a_runtime_the_host_alone_is_examined_and_a_named_container_is_an_error() {
+    let (_root, paths) = HostTree::load("no-driver");
+    let (found, warnings) = examined(&paths, &[]);
+    let diagnosis = found.unwrap().diagnosis;
+    assert!(diagnosis.findings.is_empty() && !diagnosis.checks.is_empty());
+    assert!(warnings[0].starts_with("no container was looked at: "), "{warnings:?}");
+    assert_eq!(examined(&paths, &["201"]).0.unwrap_err().code(), ExitCode::Host);
+}
+
+#[test]
+fn a_template_is_examined_when_it_is_named() {
+    let (_root, paths) = HostTree::load("single-open");
+    let looked_at = |ctids: &[&str]| {
+        let checks = examined(&paths, ctids).0.unwrap().diagnosis.checks;
+        checks.iter().any(|made| made.container.as_ref().is_some_and(|c| c.as_str() == "9000"))
+    };
+    assert!(!looked_at(&[]));
+    assert!(looked_at(&["9000"]));
 }
 
 #[test]

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{Context, RuntimeArgument};
 use crate::ctid::Ctid;
-use crate::doctor::Diagnosis;
+use crate::doctor::{ContainerEvidence, Diagnosis};
 use crate::engine::doctor;
-use crate::error::{ExitCode, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
 use crate::host::runlog::RunLog;
 use crate::runtime::{self, Runtime, Session};
@@ -18,10 +18,10 @@ use crate::runtime::{self, Runtime, Session};
 pub struct Arguments {
     /// Containers; without any, all of this node that have to do with NVIDIA
     #[arg(value_name = "CTID")]
-    containers: Vec<String>,
+    pub containers: Vec<String>,
     /// How containers are driven: auto, pct, or lxc
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeArgument::Auto)]
-    runtime: RuntimeArgument,
+    pub runtime: RuntimeArgument,
 }
 
 /// What was found.
@@ -41,24 +41,48 @@ pub struct Examined {
 /// Runs the verb.
 ///
 /// # Errors
-/// Not found for a container that this node does not have; host error without any container
-/// runtime; the interruption. What is wrong is no error but a finding, and so is what cannot be read.
+/// Not found for a container that this node does not have; the interruption. What is wrong is no
+/// error but a finding, and so is what cannot be read. Without a runtime the host alone is looked
+/// at, and a warning says why.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
-    let runtime = runtime::choose(context.host, arguments.runtime.into())?;
-    let (ctids, unlisted) = match arguments.containers.is_empty() {
-        true => match doctor::containers_of_interest(context.host, &*runtime) {
-            Ok(ctids) => (ctids, None),
+    let (containers, unlisted) = match runtime::choose(context.host, arguments.runtime.into()) {
+        Ok(runtime) => containers(context, &arguments.containers, &*runtime)?,
+        Err(error) if arguments.containers.is_empty() => {
+            let text = format!("no container was looked at: {error}");
+            context.events.emit(Event::Warning { text });
+            (Vec::new(), None)
+        }
+        Err(error) => return Err(error),
+    };
+    let diagnosis = doctor::diagnose(&context.host.paths, &containers, unlisted);
+    let exit = match diagnosis.findings.is_empty() {
+        true => ExitCode::Done,
+        false => ExitCode::Differs,
+    };
+    Ok(Examined { schema: 1, command: "doctor", diagnosis, exit })
+}
+
+/// What the containers that were named are; without any, those that have to do with NVIDIA, or why
+/// nobody knows which those are.
+fn containers(
+    context: &Context<'_>,
+    names: &[String],
+    runtime: &dyn Runtime,
+) -> Result<(Vec<ContainerEvidence>, Option<Error>)> {
+    let ctids = match names.is_empty() {
+        true => match doctor::containers_of_interest(context.host, runtime) {
+            Ok(ctids) => ctids,
             Err(error) if error.is_interrupted() => return Err(error),
-            Err(error) => (Vec::new(), Some(error)),
+            Err(error) => return Ok((Vec::new(), Some(error))),
         },
-        false => (named(&arguments.containers, &*runtime)?, None),
+        false => named(names, runtime)?,
     };
     let mut containers = Vec::new();
     for ctid in &ctids {
         let step = "look at it".to_owned();
         context.events.emit(Event::StepStarted { container: Some(ctid.clone()), step });
         let none = RunLog::none();
-        let mut session = Session { host: context.host, runtime: &*runtime, ctid, log: &none };
+        let mut session = Session { host: context.host, runtime, ctid, log: &none };
         // Nothing is run in a stopped container, and nothing to be written down.
         let process = session.init_process();
         let log = match process {
@@ -68,12 +92,7 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
         session.log = &log;
         containers.push(doctor::container(&session, process)?);
     }
-    let diagnosis = doctor::diagnose(&context.host.paths, &containers, unlisted);
-    let exit = match diagnosis.findings.is_empty() {
-        true => ExitCode::Done,
-        false => ExitCode::Differs,
-    };
-    Ok(Examined { schema: 1, command: "doctor", diagnosis, exit })
+    Ok((containers, None))
 }
 
 /// The containers that were named, each once; all are there.

@@ -170,33 +170,51 @@ impl LxcConfig {
     /// Whether its root is an ordinary user outside: `unprivileged: 1`, or ids that are mapped by
     /// hand. What an included file says is not seen.
     pub fn is_unprivileged(&self) -> bool {
-        self.setting("unprivileged").is_some_and(|value| is_true(&value))
-            || self.lines().any(|line| {
-                let LineKind::Raw { key, .. } = &line.kind else { return false };
-                key == "lxc.idmap" || key == "lxc.id_map"
-            })
+        let lines: Vec<Line<'_>> = self.lines().collect();
+        self.is_unprivileged_by(&lines)
+    }
+
+    /// The same, of the lines of the live section.
+    pub(super) fn is_unprivileged_by(&self, lines: &[Line<'_>]) -> bool {
+        let mut is_set = false;
+        for line in lines {
+            match &line.kind {
+                LineKind::Raw { key, .. } if key == "lxc.idmap" || key == "lxc.id_map" => {
+                    return true;
+                }
+                LineKind::Setting { key, value } if key == "unprivileged" => {
+                    is_set = is_true(value)
+                }
+                _ => {}
+            }
+        }
+        is_set
     }
 
     /// The devices that Proxmox VE passes itself, in the order of their keys in the file.
     pub fn devices(&self) -> Vec<PassedDevice> {
+        let lines: Vec<Line<'_>> = self.lines().collect();
+        self.devices_by(&lines)
+    }
+
+    /// The same, of the lines of the live section.
+    pub(super) fn devices_by(&self, lines: &[Line<'_>]) -> Vec<PassedDevice> {
         let mut devices: Vec<PassedDevice> = Vec::new();
-        if self.dialect == Dialect::Lxc {
-            return devices;
-        }
-        for line in self.lines() {
-            let LineKind::Setting { key, value } = line.kind else { continue };
+        for line in lines {
+            // Plain LXC has no settings.
+            let LineKind::Setting { key, value } = &line.kind else { continue };
             let number = key.strip_prefix("dev").and_then(|digits| digits.parse::<u8>().ok());
-            let Some(path) = number.and_then(|_| property(&value, "path")) else { continue };
-            devices.retain(|device| device.key != key);
+            let Some(path) = number.and_then(|_| property(value, "path")) else { continue };
+            devices.retain(|device| device.key != *key);
             devices.push(PassedDevice {
                 number: line.number,
                 path: path.to_owned(),
-                mode: property(&value, "mode").map(str::to_owned),
-                access: match property(&value, "deny-write") {
+                mode: property(value, "mode").map(str::to_owned),
+                access: match property(value, "deny-write") {
                     Some(value) if is_true(value) => Access::ReadOnly,
                     _ => Access::ReadWrite,
                 },
-                key,
+                key: key.clone(),
             });
         }
         devices

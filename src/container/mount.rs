@@ -20,12 +20,12 @@ pub(super) enum Effect {
     Wrong(String),
 }
 
-/// A mount entry taken apart; fields that are not there are empty.
+/// A mount entry; fields that are not there are empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountEntry<'a> {
     pub(crate) source: &'a str,
     pub(crate) target: &'a str,
-    fields: Vec<&'a str>,
+    text: &'a str,
 }
 
 impl<'a> MountEntry<'a> {
@@ -33,9 +33,10 @@ impl<'a> MountEntry<'a> {
     pub(crate) fn parse(value: &'a str) -> Self {
         let quotes = ['"', '\''].into_iter();
         let inner = quotes.filter_map(|q| value.strip_prefix(q)?.strip_suffix(q)).next();
-        let fields: Vec<&str> = inner.unwrap_or(value).split_ascii_whitespace().collect();
-        let field = |index: usize| fields.get(index).copied().unwrap_or_default();
-        Self { source: field(0), target: field(1), fields }
+        let text = inner.unwrap_or(value);
+        let mut fields = text.split_ascii_whitespace();
+        let (source, target) = (fields.next(), fields.next());
+        Self { source: source.unwrap_or_default(), target: target.unwrap_or_default(), text }
     }
 
     /// Whether the entry's source is this path.
@@ -50,7 +51,8 @@ impl<'a> MountEntry<'a> {
 
     /// Whether the container starts without the source.
     pub(crate) fn is_optional(&self) -> bool {
-        self.fields.get(3).is_some_and(|text| text.split(',').any(|option| option == "optional"))
+        let options = self.text.split_ascii_whitespace().nth(3).unwrap_or_default();
+        options.split(',').any(|option| option == "optional")
     }
 
     /// Whether its target is a device by an absolute path, which LXC ignores; one below the
@@ -62,12 +64,13 @@ impl<'a> MountEntry<'a> {
     /// What the entry does for the node that is its source.
     pub(super) fn effect(&self, node: &DeviceNode) -> Effect {
         let create = create(node.kind);
+        let fields: Vec<&str> = self.text.split_ascii_whitespace().collect();
         if self.target.starts_with('/') {
             let options = format!("bind,optional,{create}");
             let form = [node.path.as_str(), node.path.as_str(), "none", options.as_str()];
-            let is_own = match self.fields.len() {
-                4 => self.fields == form,
-                6 => self.fields[..4] == form && self.fields[4..] == ["0", "0"],
+            let is_own = match fields.len() {
+                4 => fields == form,
+                6 => fields[..4] == form && fields[4..] == ["0", "0"],
                 _ => false,
             };
             return match is_own {
@@ -78,8 +81,7 @@ impl<'a> MountEntry<'a> {
         if !is_same_path(self.target, node.path.trim_start_matches('/')) {
             return Effect::Wrong(format!("its target is `{}`", self.target));
         }
-        let options: Vec<&str> =
-            self.fields.get(3).map_or(vec![], |text| text.split(',').collect());
+        let options: Vec<&str> = fields.get(3).map_or(vec![], |text| text.split(',').collect());
         let has = |option: &str| options.contains(&option);
         if !has("bind") && !has("rbind") {
             return Effect::Wrong("it is not a bind mount".to_owned());
@@ -117,13 +119,17 @@ fn create(kind: NodeKind) -> &'static str {
 
 /// A path without the slashes and dots that it does not need.
 pub(crate) fn normal(path: &str) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let parts: Vec<&str> = parts(path).collect();
     format!("{}{}", if path.starts_with('/') { "/" } else { "" }, parts.join("/"))
 }
 
 /// Compares paths of which one may have more slashes than it needs.
 fn is_same_path(a: &str, b: &str) -> bool {
-    normal(a) == normal(b)
+    a.starts_with('/') == b.starts_with('/') && parts(a).eq(parts(b))
+}
+
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty() && *part != ".")
 }
 
 #[cfg(test)]

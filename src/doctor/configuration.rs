@@ -2,9 +2,10 @@
 
 use super::evidence::State as Reached;
 use super::evidence::{ContainerEvidence, HostEvidence};
-use super::lines::{self, How, MadeDevice};
+use super::host::is_node_of_held_gpu;
+use super::lines::{self, How, IgnoredMount, MadeDevice};
 use super::remedy;
-use super::{CheckName, ContainerCheck, Judged, Problem};
+use super::{CheckName, ContainerCheck, Judged, Problem, Remedy, listed, number, with_more};
 use crate::container::rules;
 use crate::gpu::Source;
 use crate::journal::{Journal, State};
@@ -90,16 +91,12 @@ fn wrong_section(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judg
     let Some(stray) = strays.first().filter(|_| !has_own && !is_detached) else {
         return Ok(Vec::new());
     };
-    let others = match strays.len() {
-        1 => String::new(),
-        more => format!(" and {} more", more - 1),
-    };
     let section = &stray.section;
     let text = format!(
-        "`{}`{others} stand{} in section `{section}`, where {} has no effect",
-        stray.text,
-        if strays.len() == 1 { "s" } else { "" },
-        if strays.len() == 1 { "it" } else { "they" },
+        "{} {} in section `{section}`, where {} no effect",
+        with_more(&stray.text, strays.len()),
+        number(strays.len(), "stands", "stand"),
+        number(strays.len(), "it has", "they have"),
     );
     let looked_at = format!("{}, {section}", container.path);
     // Without a journal nobody knows whether the container should have GPUs at all.
@@ -113,15 +110,19 @@ fn wrong_section(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judg
 fn absolute_target(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     let passed = lines::passed(&container.config);
     let ignored = lines::ignored_mounts(&container.config);
-    let alone = ignored.iter().filter(|(_, path, _)| !passed.iter().any(|node| node.covers(path)));
-    let problem = |(number, _, text): &(usize, String, String)| {
-        let text = format!("`{text}` has an absolute target, which LXC ignores");
-        Problem::error(at(container, *number), text).remedy(remedy::provision(host, container))
-    };
-    Ok(alone.map(problem).collect())
+    let is_alone = |mount: &&IgnoredMount| !passed.iter().any(|node| node.covers(&mount.node));
+    let alone: Vec<&IgnoredMount> = ignored.iter().filter(is_alone).collect();
+    let Some(first) = alone.first() else { return Ok(Vec::new()) };
+    let text = format!(
+        "{} {}, which LXC ignores",
+        with_more(&first.text, alone.len()),
+        number(alone.len(), "has an absolute target", "have absolute targets"),
+    );
+    let problem = Problem::error(at(container, first.number), text);
+    Ok(vec![problem.remedy(remedy::provision(host, container))])
 }
 
-fn devices_allow_all(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     let rules = lines::rules(&container.config);
     // A later `deny: a` takes it back.
     let mut last = rules.iter().rev().take_while(|rule| !rule.rule.denies_all());
@@ -133,7 +134,27 @@ fn devices_allow_all(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
     };
     let problem =
         Problem::warning(at(container, rule.number), format!("`{}`: {effect}", rule.text));
-    Ok(vec![problem.remedy(remedy::remove_line(container, rule.number))])
+    let remedy = match needs_rules(host, container) {
+        true => Remedy::Advice(format!(
+            "take line {} out of {}, then `{}`",
+            rule.number,
+            container.path,
+            remedy::provision(host, container)
+        )),
+        false => remedy::remove_line(container, rule.number),
+    };
+    Ok(vec![problem.remedy(remedy)])
+}
+
+/// Whether the container opens a node of its GPUs by a rule that allows everything.
+fn needs_rules(host: &HostEvidence<'_>, container: &ContainerEvidence) -> bool {
+    let mut rules = lines::rules(&container.config);
+    rules.retain(|rule| !rule.rule.allows_all());
+    let passed = lines::passed(&container.config);
+    let is_mounted = |path: &str| passed.iter().any(|node| node.is_mounted() && node.covers(path));
+    let mut mounted = host.nodes.iter().filter(|node| is_mounted(&node.path));
+    !container.config.is_unprivileged()
+        && mounted.any(|node| !lines::is_allowed(&rules, node.number))
 }
 
 fn capabilities(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
@@ -162,28 +183,24 @@ fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judge
     if let Err(why) = &container.journal {
         let looked_at = format!("what nvstage has applied to container {}", container.ctid);
         let problem = Problem::error(looked_at, why.clone());
-        return Ok(vec![problem.remedy("move the file away: its lines are then somebody else's")]);
+        let again = remedy::provision(host, container);
+        return Ok(vec![problem.advice(format!("move that file away, then `{again}`"))]);
     }
     let Some(journal) = attached(container) else { return Ok(Vec::new()) };
     let written: Vec<&String> =
         journal.lines.iter().filter_map(|line| line.text.as_ref()).collect();
     // A line with an absolute target is a finding of its own.
     let ignored = lines::ignored_mounts(&container.config);
-    let is_told = |text: &str| ignored.iter().any(|(_, node, _)| lines::mounts(text, node));
+    let is_told = |text: &str| ignored.iter().any(|mount| lines::mounts(text, &mount.node));
     let is_missing = |text: &&&String| !lines::is_there(&container.config, text) && !is_told(text);
     let missing: Vec<&&String> = written.iter().filter(is_missing).collect();
     let Some(first) = missing.first() else { return Ok(Vec::new()) };
-    let others = match missing.len() {
-        1 => String::new(),
-        more => format!(" and {} more", more - 1),
-    };
     let mut text = format!(
-        "`{first}`{others}, of {} that nvstage wrote, {} gone",
-        match written.len() {
-            1 => "1 line".to_owned(),
-            all => format!("{all} lines"),
-        },
-        if missing.len() == 1 { "is" } else { "are" },
+        "{}, of {} {} that nvstage wrote, {} gone",
+        with_more(first, missing.len()),
+        written.len(),
+        number(written.len(), "line", "lines"),
+        number(missing.len(), "is", "are"),
     );
     if let Some(parent) = container.config.value("parent") {
         text += &format!(": a rollback to snapshot `{parent}` does this");
@@ -215,12 +232,15 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
         }
         let looked_at = at(container, node.number);
         let is_needed = node.gpu_minor().is_some() || node.path == "/dev/nvidiactl";
+        let is_told_of_host =
+            node.gpu_minor().is_some_and(|minor| is_node_of_held_gpu(host, minor));
         let problem = match node.how {
             How::Mount => {
                 let text = format!("the host has no `{}`: the container will not start", node.path);
                 Problem::error(looked_at, text)
             }
             // Without a module every node is missing, which is told once.
+            How::OptionalMount if is_told_of_host => continue,
             How::OptionalMount if is_needed && host.module.is_some() => {
                 let text = format!("the host has no `{}`: the container lacks it", node.path);
                 Problem::warning(looked_at, text)
@@ -228,7 +248,7 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
             _ => continue,
         };
         problems.push(problem.remedy(match can_be_made(host, &node.path) {
-            true => "nvstage refresh".to_owned(),
+            true => Remedy::from("nvstage refresh"),
             false => remedy::remove_line(container, node.number),
         }));
     }
@@ -244,27 +264,34 @@ fn can_be_made(host: &HostEvidence<'_>, path: &str) -> bool {
 }
 
 fn node_mode_inside(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
-    let is_nvidia = |device: &MadeDevice| device.path.starts_with("/dev/nvidia");
-    let problem = |device: MadeDevice| {
-        let is_read = device.path.starts_with("/dev/nvidia-caps/")
-            || lines::is_read_only(&container.config, &device.key);
-        let wanted = if is_read { 0o4 } else { 0o6 };
-        // Proxmox VE's own default (`PVE::LXC::Config`, `dev[n]`).
-        let mode = device.mode.as_deref().unwrap_or("0660");
-        let bits = u32::from_str_radix(mode, 8).unwrap_or(0);
-        if device.has_owner || bits & wanted == wanted {
-            return None;
-        }
-        let text = format!("`{}` is made with mode {mode}: only root can open it", device.path);
-        let kept: Vec<&str> =
-            device.value.split(',').filter(|part| !part.trim().starts_with("mode=")).collect();
-        let (option, value) =
-            (format!("--{}", device.key), format!("{},mode=0666", kept.join(",")));
-        let remedy = shell::line(["pct", "set", container.ctid.as_str(), &option, &value]);
-        Some(Problem::warning(at(container, device.number), text).remedy(remedy))
-    };
-    let devices = lines::devices(&container.config).into_iter().filter(is_nvidia);
-    Ok(devices.filter_map(problem).collect())
+    let mut devices = lines::devices(&container.config);
+    devices.retain(|device| is_closed(container, device));
+    let Some(first) = devices.first() else { return Ok(Vec::new()) };
+    let told = |device: &MadeDevice| format!("`{}` (mode {})", device.path, mode_of(device));
+    let told: Vec<String> = devices.iter().map(told).collect();
+    let text = format!("only root can open {}", listed(&told));
+    let mut command = shell::line(["pct", "set", container.ctid.as_str()]);
+    for device in &devices {
+        let is_kept = |part: &&str| !part.trim().starts_with("mode=");
+        let kept: Vec<&str> = device.value.split(',').filter(is_kept).collect();
+        let value = shell::quoted(&format!("{},mode=0666", kept.join(",")));
+        command += &format!(" --{} {value}", device.key);
+    }
+    Ok(vec![Problem::warning(at(container, first.number), text).remedy(command)])
+}
+
+/// Whether Proxmox VE makes a node of NVIDIA's that nobody but root may open.
+fn is_closed(container: &ContainerEvidence, device: &MadeDevice) -> bool {
+    let is_read = device.path.starts_with("/dev/nvidia-caps/")
+        || lines::is_read_only(&container.config, &device.key);
+    let wanted = if is_read { 0o4 } else { 0o6 };
+    let bits = u32::from_str_radix(mode_of(device), 8).unwrap_or(0);
+    device.path.starts_with("/dev/nvidia") && !device.has_owner && bits & wanted != wanted
+}
+
+/// The mode, where none is given Proxmox VE's own (`PVE::LXC::Config`, `dev[n]`).
+fn mode_of(device: &MadeDevice) -> &str {
+    device.mode.as_deref().unwrap_or("0660")
 }
 
 /// The journal of a container that has its GPUs by nvstage.
@@ -284,7 +311,7 @@ fn at(container: &ContainerEvidence, number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{CONFIG, container, healthy_host, host_of, node};
+    use super::super::samples::{CONFIG, container, healthy_host, host_of, node, pci, running};
     use super::*;
     use crate::container::config::{Dialect, LxcConfig};
     use crate::container::passthrough::OwnLine;
@@ -418,6 +445,46 @@ mod tests {
         assert_eq!(found(apparmor, &with("lxc.apparmor.profile: generated")), []);
     }
 
+    #[test]
+    fn a_running_container_is_started_again_when_a_line_is_gone() {
+        let text = with("lxc.cap.drop:");
+        let remedy = |container| {
+            let mut problems = capabilities(&host_of(&healthy_host()), &container).unwrap();
+            problems.remove(0).remedy.unwrap().to_string()
+        };
+        let line = text.lines().count();
+        let edit = format!("take line {line} out of /etc/pve/lxc/201.conf");
+        assert_eq!(remedy(container(&text)), edit);
+        assert_eq!(remedy(running(container(&text))), format!("{edit}, then `pct reboot 201`"));
+    }
+
+    #[test]
+    fn a_rule_for_everything_that_the_gpu_needs_gives_way_to_rules_of_its_own() {
+        let remedy = |text: &str| {
+            let mut problems = found(devices_allow_all, text);
+            problems.remove(0).remedy.unwrap().to_string()
+        };
+        let all = "lxc.cgroup2.devices.allow: a";
+        assert!(!remedy(&with(all)).contains("provision"));
+        let mounts = CONFIG.lines().filter(|line| !line.contains("devices.allow"));
+        let alone = mounts.chain([all]).collect::<Vec<_>>().join("\n");
+        assert!(remedy(&alone).ends_with("then `nvstage provision 201 --gpus 0`"));
+        // There no rule has an effect.
+        assert!(!remedy(&format!("{alone}\nunprivileged: 1")).contains("provision"));
+    }
+
+    #[test]
+    fn the_remedy_gives_the_gpus_of_lines_that_do_not_work_too() {
+        let text = CONFIG.replace(" dev/nvidia0 ", " /dev/nvidia0 ");
+        let second = "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file 0 0";
+        let remedy = |problems: Vec<Problem>| problems[0].remedy.as_deref().map(str::to_owned);
+        let command = |gpus: &str| Some(format!("nvstage provision 201 --gpus {gpus}"));
+        let both = format!("{text}{second}\n");
+        assert_eq!(remedy(found(absolute_target, &both)), command("0,1"));
+        let stray = format!("arch: amd64\n[before]\n{second}\n");
+        assert_eq!(remedy(found(wrong_section, &stray)), command("1"));
+    }
+
     fn with_journal(text: &str) -> ContainerEvidence {
         let mut container = container(text);
         let mut journal = Journal::new(&container.ctid);
@@ -467,6 +534,10 @@ mod tests {
         let mount = "lxc.mount.entry: /dev/nvidia7 dev/nvidia7 none bind,optional,create=file";
         assert_eq!(found(missing_device, &with(mount))[0].severity, Severity::Warning);
         assert_eq!(found(missing_device, "dev0: /dev/ttyS9\n")[0].severity, Severity::Error);
+        // That virtual machines hold the GPU is told of the host.
+        let mut host = healthy_host();
+        host.pci.push(pci("0000:c1:00.0", "vfio-pci"));
+        assert_eq!(missing_device(&host_of(&host), &container(&with(mount))).unwrap(), []);
         let modeset = mount.replace("nvidia7", "nvidia-modeset");
         assert_eq!(found(missing_device, &with(&modeset)), []);
     }

@@ -1,10 +1,13 @@
 //! The checks of the host, with the containers on it that were looked at.
 
+use std::collections::BTreeMap;
+
 use super::configuration::attached;
 use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile, Unread};
 use super::lines::{self, Passed};
-use super::{CheckName, HostCheck, Judged, Problem, listed};
+use super::{CheckName, HostCheck, Judged, Problem, Remedy, containers_named, listed, number};
 use crate::container::config::Dialect;
+use crate::ctid::Ctid;
 use crate::gpu::{HostNode, PciGpu, Source, WrongMajor, wrong_major};
 use crate::shell;
 
@@ -22,7 +25,7 @@ pub(super) const CHECKS: &[(CheckName, &str, HostCheck)] = &[
 
 fn unreadable(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
     let problem = |unread: &Unread| {
-        let remedy = unread.hint.clone();
+        let remedy = unread.hint.clone().map(Remedy::Advice);
         Problem { remedy, ..Problem::error("the host's own files", &unread.why) }
     };
     Ok(host.unread.iter().map(problem).collect())
@@ -35,9 +38,9 @@ fn kernel_module(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> J
         return Ok(Vec::new());
     }
     let text = format!(
-        "no kernel module of NVIDIA's is loaded, which {} need{}",
-        listed(&using),
-        if using.len() == 1 { "s" } else { "" },
+        "no kernel module of NVIDIA's is loaded, which {} {}",
+        containers_named(&using),
+        number(using.len(), "needs", "need"),
     );
     let problem = Problem::error("/proc/driver/nvidia/version", &text);
     Ok(vec![match host.module_file {
@@ -45,7 +48,7 @@ fn kernel_module(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> J
             "/proc/driver/nvidia/version",
             text + ", and none is installed for the running kernel",
         )
-        .remedy("install NVIDIA's driver on the host, with the headers of this kernel"),
+        .advice("install NVIDIA's driver on the host, with the headers of this kernel"),
         ModuleFile::Installed | ModuleFile::Unknown => problem.remedy("modprobe nvidia"),
     }])
 }
@@ -67,8 +70,9 @@ fn nouveau(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged 
             Some(_) => Problem::warning(&gpu.address, text),
             None => Problem::error(&gpu.address, text),
         };
-        problem.remedy(
-            "put `blacklist nouveau` into /etc/modprobe.d/nouveau.conf, `update-initramfs -u`, reboot",
+        problem.advice(
+            "write `blacklist nouveau` into /etc/modprobe.d/blacklist-nouveau.conf, \
+             run `update-initramfs -u`, and start the host again",
         )
     };
     Ok(held.map(problem).collect())
@@ -82,7 +86,7 @@ fn claimed_by_vm(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> J
         if users.is_empty() {
             continue;
         }
-        let is_held = gpu.driver.as_deref() == Some("vfio-pci");
+        let is_held = is_held(gpu);
         let claims = gpu.claimed_by.iter().map(|vmid| claim(host.machines, *vmid));
         let claims: Vec<(String, bool)> = claims.collect();
         if !is_held && claims.is_empty() {
@@ -94,16 +98,21 @@ fn claimed_by_vm(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> J
             (true, false) => format!("is bound to `vfio-pci` for {}", listed(&named)),
             (false, _) => format!("is claimed by {}", listed(&named)),
         };
-        let text = format!("GPU {} {whose}, and {} has it too", gpu.address, listed(&users));
+        let have = number(users.len(), "has", "have");
+        let also = containers_named(&users);
+        let text = format!("GPU {} {whose}, and {also} {have} it too", gpu.address);
         let is_certain = is_held || claims.iter().any(|(_, takes_it)| *takes_it);
         let problem = match is_certain {
             true => Problem::error(&gpu.address, text),
             false => Problem::warning(&gpu.address, text),
         };
-        problems.push(problem.remedy(match gpu.claimed_by.first() {
-            Some(vmid) => format!("`qm set {vmid} --delete hostpciN`, or give the container another GPU"),
-            None => "give the container another GPU, or take this one out of the options of vfio-pci in /etc/modprobe.d".to_owned(),
-        }));
+        let from = match gpu.claimed_by.first() {
+            Some(vmid) => format!("the virtual machine (`qm config {vmid} | grep hostpci`)"),
+            None => "the options of vfio-pci in /etc/modprobe.d".to_owned(),
+        };
+        let another = number(users.len(), "the container", "the containers");
+        problems
+            .push(problem.advice(format!("give {another} another GPU, or take it out of {from}")));
     }
     Ok(problems)
 }
@@ -115,7 +124,7 @@ fn uvm_missing(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Jud
     if using.is_empty() {
         return Ok(Vec::new());
     }
-    let users = listed(&using);
+    let users = containers_named(&using);
     let text = match host.nodes.iter().find(|node| node.path == path) {
         None => format!("`{path}` is missing: CUDA does not work in {users}"),
         Some(node) if wrong_major(majors, path, node.number.0) == Some(WrongMajor::NoDriver) => {
@@ -134,16 +143,24 @@ fn node_number(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
     if !host.majors.keys().any(|name| name.starts_with("nvidia")) {
         return Err("/proc/devices names no driver of NVIDIA's".to_owned());
     }
-    let problem = |node: &HostNode| {
+    // Nodes of one driver go out of date together.
+    let mut stale: BTreeMap<(u64, u64), Vec<&HostNode>> = BTreeMap::new();
+    for node in host.nodes {
         let has = node.number.0;
         // A driver that is not loaded is told of where somebody needs it.
-        let WrongMajor::DriverHas(major) = wrong_major(host.majors, &node.path, has)? else {
-            return None;
-        };
-        let text = format!("`{}` has major {has}, its driver now has {major}", node.path);
-        Some(Problem::error(&node.path, text).remedy("nvstage refresh"))
+        if let Some(WrongMajor::DriverHas(major)) = wrong_major(host.majors, &node.path, has) {
+            stale.entry((has, major)).or_default().push(node);
+        }
+    }
+    let problem = |((has, major), nodes): ((u64, u64), Vec<&HostNode>)| {
+        let paths: Vec<String> = nodes.iter().map(|node| format!("`{}`", node.path)).collect();
+        let have = number(nodes.len(), "has", "have");
+        let their = number(nodes.len(), "its", "their");
+        let text = format!("{} {have} major {has}, {their} driver now has {major}", listed(&paths));
+        let first = nodes.first().map_or("/dev", |node| node.path.as_str());
+        Problem::error(first, text).remedy("nvstage refresh")
     };
-    Ok(host.nodes.iter().filter_map(problem).collect())
+    Ok(stale.into_iter().map(problem).collect())
 }
 
 fn node_mode(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
@@ -165,10 +182,11 @@ fn node_mode(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judge
             .partition(|container| container.config.is_unprivileged());
         let mode = format!("`{}` has mode {:04o}", node.path, node.mode & 0o7777);
         let problem = if !unprivileged.is_empty() {
-            let text = format!("{mode}: {} cannot open it", listed(&names(&unprivileged)));
+            let whose = containers_named(&ctids(&unprivileged));
+            let text = format!("{mode}: {whose} cannot open it");
             Problem::error(&node.path, text)
         } else if !privileged.is_empty() {
-            let whose = listed(&names(&privileged));
+            let whose = containers_named(&ctids(&privileged));
             Problem::warning(&node.path, format!("{mode}: in {whose} only root can open it"))
         } else {
             continue;
@@ -190,9 +208,9 @@ fn boot_order(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judg
         return Ok(Vec::new());
     }
     let text = format!(
-        "nothing makes `/dev/nvidia-uvm` before {} start{} with the host: CUDA would not work then",
-        listed(&using),
-        if using.len() == 1 { "s" } else { "" },
+        "nothing makes `/dev/nvidia-uvm` before {} {} with the host: CUDA would not work then",
+        containers_named(&using),
+        number(using.len(), "starts", "start"),
     );
     let path = host.boot.refresh_path.as_str();
     Ok(vec![Problem::warning(path, text).remedy("nvstage host-setup")])
@@ -240,23 +258,35 @@ fn makes_uvm(command: &str) -> bool {
     runs.any(|arguments| arguments.split(is_separator).any(is_option))
 }
 
-/// `container 201`, for each that needs NVIDIA's driver: it is given devices, or nvstage gave them.
-fn needing(containers: &[ContainerEvidence]) -> Vec<String> {
+/// The containers that need NVIDIA's driver: they are given devices, or nvstage gave them.
+fn needing(containers: &[ContainerEvidence]) -> Vec<Ctid> {
     let needs = |container: &&ContainerEvidence| {
         attached(container).is_some() || !lines::passed(&container.config).is_empty()
     };
-    names(&containers.iter().filter(needs).collect::<Vec<_>>())
+    ctids(&containers.iter().filter(needs).collect::<Vec<_>>())
 }
 
-/// `container 201`, for each that passes such a node.
-fn users(containers: &[ContainerEvidence], wanted: impl Fn(&Passed) -> bool) -> Vec<String> {
+/// The containers that pass such a node.
+fn users(containers: &[ContainerEvidence], wanted: impl Fn(&Passed) -> bool) -> Vec<Ctid> {
     let passes =
         |container: &&ContainerEvidence| lines::passed(&container.config).iter().any(&wanted);
-    names(&containers.iter().filter(passes).collect::<Vec<_>>())
+    ctids(&containers.iter().filter(passes).collect::<Vec<_>>())
 }
 
-fn names(containers: &[&ContainerEvidence]) -> Vec<String> {
-    containers.iter().map(|container| format!("container {}", container.ctid)).collect()
+fn ctids(containers: &[&ContainerEvidence]) -> Vec<Ctid> {
+    containers.iter().map(|container| container.ctid.clone()).collect()
+}
+
+/// Whether the node with this minor is of the one GPU that virtual machines hold: the module has
+/// no such node. Where they hold several, which one it is cannot be told.
+pub(super) fn is_node_of_held_gpu(host: &HostEvidence<'_>, minor: u32) -> bool {
+    let held = host.pci.iter().filter(|gpu| is_held(gpu)).count();
+    let is_known = host.module.is_some() && host.known(Source::Gpus).is_ok();
+    held == 1 && is_known && !host.gpus.iter().any(|gpu| gpu.minor == minor)
+}
+
+fn is_held(gpu: &PciGpu) -> bool {
+    gpu.driver.as_deref() == Some("vfio-pci")
 }
 
 /// The containers that are given this GPU: by the node that the module has for it, or, where
@@ -265,21 +295,15 @@ fn users_of_gpu(
     host: &HostEvidence<'_>,
     containers: &[ContainerEvidence],
     gpu: &PciGpu,
-) -> Vec<String> {
+) -> Vec<Ctid> {
     let same = |address: &str| address.eq_ignore_ascii_case(&gpu.address);
     let driven = host.gpus.iter().find(|driven| same(&driven.pci_address));
-    // A node of a GPU that the module does not have is of one that another driver holds; which
-    // one can be told where there is only one.
-    let mut held = host.pci.iter().filter(|gpu| gpu.driver.as_deref() == Some("vfio-pci"));
-    let is_only_one_held = held.next() == Some(gpu) && held.next().is_none();
-    let is_known = host.module.is_some() && host.known(Source::Gpus).is_ok();
-    let is_unknown = |minor| is_known && !host.gpus.iter().any(|gpu| gpu.minor == minor);
     let is_given = |container: &&ContainerEvidence| {
         let passed = lines::passed(&container.config);
         let mut minors = passed.iter().filter_map(Passed::gpu_minor);
         let by_node = match driven {
             Some(driven) => minors.any(|minor| minor == driven.minor),
-            None => is_only_one_held && minors.any(is_unknown),
+            None => is_held(gpu) && minors.any(|minor| is_node_of_held_gpu(host, minor)),
         };
         let by_name = match &container.journal {
             Ok(Some(journal)) if !passed.is_empty() => {
@@ -289,7 +313,7 @@ fn users_of_gpu(
         };
         by_node || by_name
     };
-    names(&containers.iter().filter(is_given).collect::<Vec<_>>())
+    ctids(&containers.iter().filter(is_given).collect::<Vec<_>>())
 }
 
 /// How a machine claims a GPU, and whether it surely takes it away.
@@ -438,6 +462,11 @@ mod tests {
         let problems = found(node_number, &host, CONFIG);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].finding.contains("major 511, its driver now has 508"), "{problems:?}");
+        host.nodes.push(node("/dev/nvidia-uvm-tools", (511, 1), 0o666));
+        host.nodes[0].number = (196, 0);
+        let problems = found(node_number, &host, CONFIG);
+        assert_eq!(problems.len(), 2, "nodes of one driver are told together");
+        assert!(problems[1].finding.contains("have major 511, their driver now has 508"));
         host.majors.clear();
         assert!(node_number(&host_of(&host), &[]).is_err());
     }

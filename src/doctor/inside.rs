@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::evidence::{CLibrary, ContainerEvidence, HostEvidence, Inside};
 use super::lines::{self, Passed};
 use super::remedy;
-use super::{CheckName, InsideCheck, Judged, Problem, listed};
+use super::{CheckName, InsideCheck, Judged, Problem, listed, number, with_more};
 use crate::facts::NodeState;
 use crate::version::DriverVersion;
 
@@ -156,11 +156,11 @@ fn left_over_libraries(
     let is_left_over = |name: &&String| file_version(name).is_some_and(|v| v != installed);
     let left: Vec<&String> = inside.libraries.iter().filter(is_left_over).collect();
     let Some(first) = left.first() else { return Ok(Vec::new()) };
-    let others = match left.len() {
-        1 => String::new(),
-        more => format!(" and {} more", more - 1),
-    };
-    let text = format!("`{first}`{others} of another version than the installed {installed}");
+    let text = format!(
+        "{} {} of another version than the installed {installed}",
+        with_more(first, left.len()),
+        number(left.len(), "is", "are"),
+    );
     let mut versions: Vec<String> =
         left.iter().filter_map(|name| file_version(name)).map(|v| v.to_string()).collect();
     versions.dedup();
@@ -207,7 +207,7 @@ fn musl(_: &HostEvidence<'_>, container: &ContainerEvidence, inside: &Inside) ->
         return Ok(Vec::new());
     }
     let text = "the container's C library is musl: NVIDIA's libraries need glibc";
-    Ok(vec![Problem::error("/lib", text).remedy("use a container of Debian or Ubuntu")])
+    Ok(vec![Problem::error("/lib", text).advice("use a container of Debian or Ubuntu")])
 }
 
 impl Inside {

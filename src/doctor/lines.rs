@@ -3,8 +3,6 @@
 //! Only what takes effect is a [`Passed`] node: a line of the live section with a target that LXC
 //! does not ignore.
 
-use std::collections::BTreeSet;
-
 use crate::container::config::{Access, Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, MountEntry};
 use crate::container::rules::{DeviceRule, Permission, permission};
@@ -47,8 +45,21 @@ impl Passed {
 
     /// The minor, for the node of a GPU.
     pub fn gpu_minor(&self) -> Option<u32> {
-        self.path.strip_prefix("/dev/nvidia")?.parse().ok()
+        gpu_minor(&self.path)
     }
+}
+
+/// The minor, for the path of a GPU's node.
+pub(super) fn gpu_minor(path: &str) -> Option<u32> {
+    path.strip_prefix("/dev/nvidia")?.parse().ok()
+}
+
+/// A mount entry of a node of NVIDIA's whose target LXC ignores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IgnoredMount {
+    pub(super) number: usize,
+    pub(super) node: String,
+    pub(super) text: String,
 }
 
 /// A device that Proxmox VE makes itself: `dev[n]`.
@@ -106,18 +117,6 @@ pub fn passed(config: &LxcConfig) -> Vec<Passed> {
     passed
 }
 
-/// The minors of the GPUs that any line of the file names, whether it has an effect or not.
-pub(super) fn named_minors(config: &LxcConfig) -> BTreeSet<u32> {
-    let bytes = config.to_bytes();
-    let text = String::from_utf8_lossy(&bytes);
-    let names = text.split("/dev/nvidia").skip(1);
-    let number = |rest: &str| {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        rest[..end].parse().ok()
-    };
-    names.filter_map(number).collect()
-}
-
 /// Whether any line of the file, of a snapshot too, is about NVIDIA: names it, or a number that
 /// is NVIDIA's alone.
 pub fn concerns_nvidia(config: &LxcConfig) -> bool {
@@ -151,12 +150,12 @@ pub(super) fn is_read_only(config: &LxcConfig, key: &str) -> bool {
     config.devices().iter().any(|device| device.key == key && device.access == Access::ReadOnly)
 }
 
-/// Mount entries of NVIDIA's nodes whose target LXC ignores: the number of the line, the node, and
-/// the text.
-pub(super) fn ignored_mounts(config: &LxcConfig) -> Vec<(usize, String, String)> {
+/// Mount entries of NVIDIA's nodes whose target LXC ignores.
+pub(super) fn ignored_mounts(config: &LxcConfig) -> Vec<IgnoredMount> {
     let ignored = |line: Line<'_>| {
         let mount = nvidia_mount(&line).filter(MountEntry::has_absolute_target)?;
-        Some((line.number, mount::normal(mount.source), line.text.to_string()))
+        let node = mount::normal(mount.source);
+        Some(IgnoredMount { number: line.number, node, text: line.text.to_string() })
     };
     config.lines().filter_map(ignored).collect()
 }
@@ -334,7 +333,10 @@ mod tests {
             ]
         );
         let ignored = ignored_mounts(&config);
-        assert_eq!((ignored.len(), ignored[0].0, &*ignored[0].1), (1, 4, "/dev/nvidia-uvm"));
+        assert_eq!(
+            (ignored.len(), ignored[0].number, &*ignored[0].node),
+            (1, 4, "/dev/nvidia-uvm")
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod remedy;
 mod samples;
 
 use std::fmt;
+use std::ops::Deref;
 
 use serde::Serialize;
 
@@ -148,7 +149,39 @@ pub struct Finding {
     pub finding: String,
     /// What to do: a command where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
+    pub remedy: Option<Remedy>,
+}
+
+/// What puts something right; in JSON its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Remedy {
+    /// A command, as a shell takes it.
+    Command(String),
+    /// What no one command does.
+    Advice(String),
+}
+
+impl From<String> for Remedy {
+    fn from(command: String) -> Self {
+        Self::Command(command)
+    }
+}
+
+impl From<&str> for Remedy {
+    fn from(command: &str) -> Self {
+        Self::Command(command.to_owned())
+    }
+}
+
+impl Deref for Remedy {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Command(text) | Self::Advice(text) => text,
+        }
+    }
 }
 
 /// A check that was made.
@@ -192,7 +225,7 @@ struct Problem {
     severity: Severity,
     looked_at: String,
     finding: String,
-    remedy: Option<String>,
+    remedy: Option<Remedy>,
 }
 
 impl Problem {
@@ -205,9 +238,15 @@ impl Problem {
         Self { severity: Severity::Warning, ..Self::error(looked_at, finding) }
     }
 
-    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    /// Adds what puts it right; a text alone is a command.
+    fn remedy(mut self, remedy: impl Into<Remedy>) -> Self {
         self.remedy = Some(remedy.into());
         self
+    }
+
+    /// Adds what puts it right, where that is no one command.
+    fn advice(self, advice: impl Into<String>) -> Self {
+        self.remedy(Remedy::Advice(advice.into()))
     }
 }
 
@@ -240,7 +279,7 @@ pub fn examine(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Dia
         for (check, looked_at, made) in inside::CHECKS {
             let judged = match (unread, &container.state) {
                 (Some(why), _) | (None, State::Unreachable(why)) => Err(why.clone()),
-                (None, State::Stopped) => Err("the container is stopped".to_owned()),
+                (None, State::Stopped) => Err("stopped".to_owned()),
                 (None, State::Running(inside)) => made(host, container, inside),
             };
             diagnosis.add((*check, whose), looked_at, judged);
@@ -271,6 +310,25 @@ impl Diagnosis {
         self.findings.extend(problems.into_iter().map(finding));
         self.checks.push(Made { check, container, looked_at: looked_at.to_owned() });
     }
+}
+
+/// The first of several things, and how many more there are.
+fn with_more(first: &str, all: usize) -> String {
+    match all {
+        0 | 1 => format!("`{first}`"),
+        all => format!("`{first}` and {} more", all - 1),
+    }
+}
+
+/// The word for one thing, or for several.
+fn number<'a>(count: usize, one: &'a str, several: &'a str) -> &'a str {
+    if count == 1 { one } else { several }
+}
+
+/// `container 201`, `containers 201 and 202`.
+pub fn containers_named(ctids: &[Ctid]) -> String {
+    let names: Vec<String> = ctids.iter().map(ToString::to_string).collect();
+    format!("{} {}", number(names.len(), "container", "containers"), listed(&names))
 }
 
 /// A list as people write it: `a, b and c`.
@@ -316,7 +374,7 @@ mod tests {
                 "musl"
             ]
         );
-        assert!(diagnosis.not_made.iter().all(|one| one.why == "the container is stopped"));
+        assert!(diagnosis.not_made.iter().all(|one| one.why == "stopped"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::evidence::{ContainerEvidence, HostEvidence};
 use super::lines;
-use crate::container::config::Dialect;
+use super::{Remedy, State};
+use crate::container::config::{Dialect, LxcConfig};
 use crate::gpu::Source;
 use crate::{recipe, shell};
 
@@ -45,18 +46,31 @@ pub(super) fn inside(container: &ContainerEvidence, command: &[&str]) -> String 
 }
 
 /// Takes a line out of the configuration, which no command of Proxmox VE can do.
-pub(super) fn remove_line(container: &ContainerEvidence, number: usize) -> String {
-    format!("take line {number} out of {}, then `{}`", container.path, restart(container))
+pub(super) fn remove_line(container: &ContainerEvidence, number: usize) -> Remedy {
+    let edit = format!("take line {number} out of {}", container.path);
+    Remedy::Advice(match container.state {
+        State::Stopped => edit,
+        State::Running(_) | State::Unreachable(_) => {
+            format!("{edit}, then `{}`", restart(container))
+        }
+    })
 }
 
-/// The GPUs that the journal tells, or that the configuration names anywhere.
+/// The GPUs that the journal tells, or that the configuration means to pass: by lines that work,
+/// or by ones that LXC ignores; where it has none of these, by those of another section.
 fn gpus(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
     if let Ok(Some(journal)) = &container.journal
         && !journal.gpus.is_empty()
     {
         return journal.gpus.clone();
     }
-    let minors = lines::named_minors(&container.config);
+    let mut minors = minors(&container.config);
+    if minors.is_empty() {
+        let dialect = container.config.dialect();
+        let strays = lines::strays(&container.config).into_iter();
+        let strays = strays.map(|stray| LxcConfig::parse(stray.text.as_bytes(), dialect));
+        minors = strays.flat_map(|line| self::minors(&line)).collect();
+    }
     let mut gpus = Vec::new();
     for gpu in host.gpus.iter().filter(|gpu| minors.contains(&gpu.minor)) {
         // While a GPU does not answer, others have another index.
@@ -66,6 +80,12 @@ fn gpus(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
         });
     }
     if gpus.is_empty() { "all".to_owned() } else { gpus.join(",") }
+}
+
+fn minors(config: &LxcConfig) -> Vec<u32> {
+    let passed = lines::passed(config).into_iter().filter_map(|node| node.gpu_minor());
+    let ignored = lines::ignored_mounts(config).into_iter();
+    passed.chain(ignored.filter_map(|mount| lines::gpu_minor(&mount.node))).collect()
 }
 
 #[cfg(test)]

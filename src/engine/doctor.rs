@@ -103,11 +103,12 @@ pub fn container(session: &Session<'_>, process: Result<Option<u32>>) -> Result<
     Ok(ContainerEvidence { ctid: session.ctid.clone(), path, config, unread, journal, state })
 }
 
-/// By its journal, a damaged one too, or by any line of its configuration.
+/// By its journal, a damaged one too, or by any line of its configuration; a template never runs.
 fn is_of_interest(session: &Session<'_>) -> bool {
     let has_journal = !matches!(journal::load(&session.host.paths, session.ctid), Ok(None));
-    has_journal
-        || configuration(session).map_or(true, |(_, config)| lines::concerns_nvidia(&config))
+    configuration(session).map_or(true, |(_, config)| {
+        !config.is_template() && (has_journal || lines::concerns_nvidia(&config))
+    })
 }
 
 fn configuration(session: &Session<'_>) -> Result<(String, LxcConfig)> {

@@ -2,37 +2,41 @@
 
 use std::fmt::Write as _;
 
-use super::{Printer, WIDTH};
+use super::{Printer, columns};
 use crate::cmd::doctor::Examined;
 use crate::ctid::Ctid;
-use crate::doctor::{Diagnosis, NotMade};
+use crate::doctor::{Diagnosis, NotMade, Remedy, containers_named};
 
 impl Printer {
     /// Prints what is wrong and what helps.
     pub fn doctor(&self, examined: &Examined) {
-        let columns = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| width.0);
-        let columns = usize::from(columns.clamp(40, 120));
-        self.result(examined, || text(&examined.diagnosis, columns));
+        self.result(examined, || text(&examined.diagnosis, columns().min(120)));
     }
 }
 
-fn text(diagnosis: &Diagnosis, columns: usize) -> String {
+/// The same as text of so many columns, as far as a command does not need more.
+pub fn text(diagnosis: &Diagnosis, columns: u16) -> String {
+    let columns = usize::from(columns);
     let mut text = String::new();
     for finding in &diagnosis.findings {
         let whose = whose(finding.container.as_ref());
         let _ = writeln!(text, "{}: {whose}: {}", finding.severity, finding.check);
         text += &wrapped(&finding.finding, columns);
-        // A command in one piece can be copied.
-        if let Some(remedy) = &finding.remedy {
-            let _ = writeln!(text, "  remedy: {remedy}");
+        match &finding.remedy {
+            // In one piece, to be copied.
+            Some(Remedy::Command(command)) => _ = writeln!(text, "  remedy: {command}"),
+            Some(Remedy::Advice(advice)) => text += &wrapped(&format!("remedy: {advice}"), columns),
+            None => {}
         }
         text.push('\n');
     }
-    if diagnosis.findings.is_empty() {
-        text += "nothing is wrong\n";
-    }
+    text += match (diagnosis.findings.is_empty(), diagnosis.not_made.is_empty()) {
+        (true, true) => "nothing is wrong\n",
+        (true, false) => "nothing wrong was found\n\n",
+        (false, _) => "",
+    };
     for (whose, why, checks) in grouped(&diagnosis.not_made) {
-        let line = format!("not checked, {whose}: {} ({why})", checks.join(", "));
+        let line = format!("not checked, {whose}: {checks} ({why})");
         text += &wrapped(&line, columns)[2..];
     }
     let (checks, findings) = (diagnosis.checks.len(), diagnosis.findings.len());
@@ -41,20 +45,35 @@ fn text(diagnosis: &Diagnosis, columns: usize) -> String {
 }
 
 fn whose(container: Option<&Ctid>) -> String {
-    container.map_or("host".to_owned(), |ctid| format!("container {ctid}"))
+    container.map_or("host".to_owned(), |ctid| containers_named(std::slice::from_ref(ctid)))
 }
 
-/// The checks that were not made, those of the same container for the same reason together.
-fn grouped(not_made: &[NotMade]) -> Vec<(String, &str, Vec<&str>)> {
-    let mut groups: Vec<(String, &str, Vec<&str>)> = Vec::new();
+/// The checks that were not made: whose, why, and which. Those of one container for one reason
+/// are together, and so are the containers that have the same.
+fn grouped(not_made: &[NotMade]) -> Vec<(String, &str, String)> {
+    let mut reasons: Vec<(Option<&Ctid>, &str, Vec<&str>)> = Vec::new();
     for one in not_made {
-        let (whose, name) = (whose(one.container.as_ref()), one.check.name());
-        match groups.iter_mut().find(|(other, why, _)| *other == whose && *why == one.why) {
+        let (whose, name) = (one.container.as_ref(), one.check.name());
+        match reasons.iter_mut().find(|(other, why, _)| *other == whose && *why == one.why) {
             Some((.., checks)) => checks.push(name),
-            None => groups.push((whose, &one.why, vec![name])),
+            None => reasons.push((whose, &one.why, vec![name])),
         }
     }
-    groups
+    let mut groups: Vec<(Vec<Ctid>, &str, Vec<&str>)> = Vec::new();
+    for (whose, why, checks) in reasons {
+        let is_same = |group: &&mut (Vec<Ctid>, &str, Vec<&str>)| {
+            whose.is_some() && !group.0.is_empty() && (group.1, &group.2) == (why, &checks)
+        };
+        match groups.iter_mut().find(is_same) {
+            Some((ctids, ..)) => ctids.extend(whose.cloned()),
+            None => groups.push((whose.cloned().into_iter().collect(), why, checks)),
+        }
+    }
+    let shown = |(ctids, why, checks): (Vec<Ctid>, _, Vec<&str>)| {
+        let whose = if ctids.is_empty() { whose(None) } else { containers_named(&ctids) };
+        (whose, why, checks.join(", "))
+    };
+    groups.into_iter().map(shown).collect()
 }
 
 fn counted(count: usize, noun: &str) -> String {
@@ -65,7 +84,7 @@ fn counted(count: usize, noun: &str) -> String {
 fn wrapped(text: &str, columns: usize) -> String {
     let mut lines = String::new();
     let mut line = String::new();
-    for word in text.split_whitespace() {
+    for word in words(text, columns.saturating_sub(2)) {
         if !line.is_empty() && 2 + line.chars().count() + 1 + word.chars().count() > columns {
             let _ = writeln!(lines, "  {line}");
             line.clear();
@@ -73,10 +92,27 @@ fn wrapped(text: &str, columns: usize) -> String {
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(word);
+        line.push_str(&word);
     }
     let _ = writeln!(lines, "  {line}");
     lines
+}
+
+/// The pieces between which a line may break: words, and what is quoted, unless that is wider than
+/// a line.
+fn words(text: &str, columns: usize) -> Vec<String> {
+    let mut pieces: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match pieces.last_mut().filter(|piece| piece.matches('`').count() % 2 == 1) {
+            Some(quoted) => *quoted += &format!(" {word}"),
+            None => pieces.push(word.to_owned()),
+        }
+    }
+    let broken = |piece: String| match piece.chars().count() > columns {
+        true => piece.split(' ').map(str::to_owned).collect(),
+        false => vec![piece],
+    };
+    pieces.into_iter().flat_map(broken).collect()
 }
 
 #[cfg(test)]
@@ -87,21 +123,22 @@ mod tests {
     #[test]
     fn findings_are_told_with_their_remedies_in_80_columns() {
         let ctid = Ctid::parse("201").unwrap();
-        let container = Some(ctid.clone());
-        let mode = "`/dev/nvidia0` has mode 0660: container 201, container 202 and container 203 cannot open it";
-        let finding = |check, container, finding: &str, remedy: Option<&str>| Finding {
+        let mode =
+            "`/dev/nvidia0` has mode 0660: containers 201, 202, 203, 204 and 205 cannot open it";
+        let finding = |check, container, finding: &str, remedy: Option<Remedy>| Finding {
             severity: Severity::Error,
             check,
             container,
             looked_at: "x".to_owned(),
             finding: finding.to_owned(),
-            remedy: remedy.map(str::to_owned),
+            remedy,
         };
-        let not_made =
-            |check| NotMade { check, container: container.clone(), why: "stopped".to_owned() };
+        let command = format!("sh -c 'rm {}'", "/usr/lib/libcuda.so.570.207 ".repeat(3));
+        let advice = "write `blacklist nouveau` into /etc/modprobe.d/blacklist-nouveau.conf, and start again";
         let diagnosis = Diagnosis {
             findings: vec![
-                finding(CheckName::NodeMode, None, mode, Some("chmod a+rw /dev/nvidia0")),
+                finding(CheckName::NodeMode, None, mode, Some(command.as_str().into())),
+                finding(CheckName::Nouveau, None, "held", Some(Remedy::Advice(advice.to_owned()))),
                 finding(CheckName::Musl, Some(ctid), "musl", None),
             ],
             checks: vec![Made {
@@ -109,19 +146,57 @@ mod tests {
                 container: None,
                 looked_at: "/dev".to_owned(),
             }],
-            not_made: vec![not_made(CheckName::DriverVersion), not_made(CheckName::Nodes)],
+            not_made: Vec::new(),
         };
         assert_eq!(
             text(&diagnosis, 80),
-            "error: host: node-mode\n  \
-               `/dev/nvidia0` has mode 0660: container 201, container 202 and container 203\n  \
-               cannot open it\n  \
-               remedy: chmod a+rw /dev/nvidia0\n\n\
-             error: container 201: musl\n  \
-               musl\n\n\
-             not checked, container 201: driver-version, nodes (stopped)\n\
-             1 check, 2 findings\n"
+            format!(
+                "error: host: node-mode\n  \
+                   `/dev/nvidia0` has mode 0660: containers 201, 202, 203, 204 and 205 cannot\n  \
+                   open it\n  \
+                   remedy: {command}\n\n\
+                 error: host: nouveau\n  \
+                   held\n  \
+                   remedy: write `blacklist nouveau` into /etc/modprobe.d/blacklist-nouveau.conf,\n  \
+                   and start again\n\n\
+                 error: container 201: musl\n  \
+                   musl\n\n\
+                 1 check, 3 findings\n"
+            )
         );
+    }
+
+    #[test]
+    fn containers_that_were_not_looked_into_for_one_reason_are_told_together() {
+        let not_made = |ctid: &str, check, why: &str| NotMade {
+            check,
+            container: Ctid::parse(ctid).ok(),
+            why: why.to_owned(),
+        };
+        let mut all = vec![not_made("", CheckName::UvmMissing, "no module")];
+        for ctid in ["201", "202", "203"] {
+            let why = if ctid == "202" { "unseen" } else { "stopped" };
+            all.extend([CheckName::Nodes, CheckName::Musl].map(|check| not_made(ctid, check, why)));
+        }
+        let diagnosis = Diagnosis { not_made: all, ..Diagnosis::default() };
+        assert_eq!(
+            text(&diagnosis, 80),
+            "nothing wrong was found\n\n\
+             not checked, host: uvm-missing (no module)\n\
+             not checked, containers 201 and 203: nodes, musl (stopped)\n\
+             not checked, container 202: nodes, musl (unseen)\n\
+             0 checks, 0 findings\n"
+        );
+    }
+
+    #[test]
+    fn a_line_breaks_inside_of_what_is_quoted_only_where_that_is_wider() {
+        let broken = |text: &str| wrapped(text, 22);
+        assert_eq!(
+            broken("a line `of two words`, no more"),
+            "  a line\n  `of two words`, no\n  more\n"
+        );
+        assert_eq!(broken("`one that is too wide for it`"), "  `one that is too\n  wide for it`\n");
     }
 
     #[test]

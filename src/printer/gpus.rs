@@ -6,6 +6,11 @@ use super::{Printer, columns, table_within};
 use crate::cmd::gpus::{Gpus, Row};
 use crate::engine::sharing::{GpuUse, Share};
 
+/// `CUDA_DEVICE_ORDER` is `FASTEST_FIRST` by default (CUDA C++ Programming Guide, environment
+/// variables); `nvidia-smi` and we number by PCI address.
+const CUDA_ORDER: &str =
+    "\ninside, CUDA numbers GPUs by speed unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set\n";
+
 impl Printer {
     /// Prints the GPUs, and who has them.
     pub fn gpus(&self, gpus: &Gpus) {
@@ -34,6 +39,9 @@ pub fn text(gpus: &Gpus, columns: u16) -> String {
         ]);
     }
     let _ = writeln!(text, "\n{}", table.trim_fmt());
+    if has_several_models(gpus) {
+        text.push_str(CUDA_ORDER);
+    }
     for row in gpus.gpus.iter().filter(|row| !row.mig.is_empty()) {
         let _ = writeln!(text, "\nMIG instances of GPU {}:", or_dash(row.index));
         for instance in &row.mig {
@@ -44,6 +52,13 @@ pub fn text(gpus: &Gpus, columns: u16) -> String {
         let _ = writeln!(text, "\n{}", shares(containers, columns));
     }
     text
+}
+
+/// Whether NVIDIA's driver has GPUs of different models, so that their speed differs.
+fn has_several_models(gpus: &Gpus) -> bool {
+    let mut models = gpus.gpus.iter().filter_map(|row| row.model.as_ref());
+    let first = models.next();
+    models.any(|model| Some(model) != first)
 }
 
 fn or_dash<T: ToString>(value: Option<T>) -> String {

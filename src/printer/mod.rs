@@ -4,7 +4,7 @@
 //! every event is a JSON line on stderr and the result one JSON document on stdout.
 
 mod bundle;
-mod doctor;
+pub mod doctor;
 pub mod gpus;
 mod pace;
 

@@ -15,8 +15,10 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub(super) fn new(config: &'a LxcConfig, nodes: &'a [DeviceNode]) -> Self {
-        let is_unprivileged = config.is_unprivileged();
-        Self { lines: config.lines().collect(), devices: config.devices(), nodes, is_unprivileged }
+        let lines: Vec<Line<'a>> = config.lines().collect();
+        let devices = config.devices_by(&lines);
+        let is_unprivileged = config.is_unprivileged_by(&lines);
+        Self { lines, devices, nodes, is_unprivileged }
     }
 
     /// The numbers of the lines whose mount entry has this effect on a node.
