@@ -83,7 +83,7 @@ fn is_healthy(kind: Kind, privilege: &str) {
     let (host, ctid) = (&patient.host, &patient.ctid);
     host.pct_calls();
     let (config, init) = (host.config(ctid), host.init(ctid));
-    host.run(&["doctor", ctid]).code(0).shows("nothing is wrong").shows("0 findings");
+    host.run(&["doctor", ctid]).code(0).shows("nothing wrong was found").shows("0 findings");
     assert!(host.pct_calls().len() <= 1);
     assert_eq!((host.config(ctid), host.init(ctid)), (config, init));
     // Nobody names it, and it is looked at all the same; another one is none of our business.
