@@ -6,6 +6,7 @@
 mod assignment;
 mod claims;
 mod kernel;
+mod majors;
 mod pci;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::fmt;
 pub use assignment::{GpuAssignment, GpuName};
 pub use claims::{PciClaims, PciMappings};
 pub use kernel::{ModuleFlavour, mig_instances, parse_character_majors, parse_module_version};
+pub use majors::{WrongMajor, wrong_major};
 pub use pci::PciAddress;
 
 /// One GPU of the host.
@@ -84,6 +86,23 @@ pub struct Capability {
     pub minor: u32,
     /// The permission bits that its node should have.
     pub mode: u32,
+}
+
+/// Where something is read about the host's GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The version of the kernel module.
+    Module,
+    /// What the kernel module offers as capabilities.
+    Capabilities,
+    /// The device nodes.
+    Nodes,
+    /// What the kernel module says of each GPU.
+    Gpus,
+    /// The majors of character devices.
+    Majors,
+    /// The PCI bus.
+    Pci,
 }
 
 impl Gpu {

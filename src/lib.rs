@@ -11,7 +11,7 @@
 //! | 3 | `fetch` < `cache` < `runtime` | stores and containers |
 //! | 2 | `host` | the live machine |
 //! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `doctor`, `report`, `diff`, `phoenix` | pure: text and values |
-//! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer` | words |
+//! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer`, `shell` | words |
 
 pub mod answer;
 pub mod apt;
@@ -44,4 +44,5 @@ pub mod recipe;
 pub mod report;
 pub mod runfile;
 pub mod runtime;
+pub mod shell;
 pub mod version;

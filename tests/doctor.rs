@@ -164,6 +164,7 @@ fn what_is_broken_on_the_host_is_found_and_forgotten_when_it_is_put_right() {
 
     host.shell("rm /dev/nvidia-uvm").code(0);
     patient.suffers_from("uvm-missing", "error");
+    // `/proc/devices` has nothing of NVIDIA's: nobody can tell whether the number is right.
     host.shell("mknod -m 0666 /dev/nvidia-uvm c 10 200").code(0);
     assert_eq!(patient.findings(), []);
 
@@ -178,7 +179,9 @@ fn a_driver_of_another_version_than_the_module_is_found() {
     patient.suffers_from("driver-version", "error");
     let run = patient.host.run(&["doctor", &patient.ctid]).code(10);
     let run = run.shows("the kernel module is 580.95.05, `libcuda.so.1` 580.76.05");
-    run.shows(&format!("remedy: nvstage provision {} --gpus 0", patient.ctid));
+    let recipe = patient.site.driver_only();
+    let remedy = format!("nvstage provision {} --gpus 0 --recipe {recipe}", patient.ctid);
+    run.shows(&format!("remedy: {remedy}"));
     patient.provision(&[]);
     assert_eq!(patient.findings(), []);
 }
@@ -248,7 +251,25 @@ fn lines_in_a_snapshots_section_are_found() {
     assert_eq!(found, ["wrong-section", "config-drift"]);
     // Written by hand, long ago: nvstage knows nothing of it.
     std::fs::remove_file(journal).unwrap();
-    patient.suffers_from("wrong-section", "error");
+    patient.suffers_from("wrong-section", "warning");
+}
+
+#[test]
+fn a_snapshot_of_when_there_were_gpus_is_no_problem_until_something_is_appended_to_it() {
+    let patient = Patient::new(Kind::Pct, "privileged");
+    let (host, ctid) = (&patient.host, &patient.ctid);
+    host.shell(&format!("pct snapshot {ctid} before")).code(0);
+    let config = host.config(ctid);
+    let (live, snapshot) = config.split_once("\n[before]\n").unwrap();
+    let own: Vec<&str> = live.lines().filter(|line| line.starts_with("lxc.")).collect();
+    assert!(own.iter().all(|line| snapshot.contains(line)), "{config}");
+    let others = live.lines().filter(|line| !line.starts_with("lxc."));
+    let text = format!("{}\n\n[before]\n{snapshot}", others.collect::<Vec<_>>().join("\n"));
+    std::fs::remove_file(host.path(&format!("/var/lib/nvstage/containers/{ctid}.json"))).unwrap();
+    patient.configure(&text);
+    assert_eq!(patient.findings(), []);
+    patient.configure(&format!("{text}\n# GPU\n{}\n", own.join("\n")));
+    patient.suffers_from("wrong-section", "warning");
 }
 
 #[test]

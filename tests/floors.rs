@@ -13,7 +13,20 @@ use std::path::{Path, PathBuf};
 
 /// Top-level modules by floor. Within floor 3 the order is fetch < cache < runtime.
 const FLOORS: &[(u32, &[&str])] = &[
-    (0, &["answer", "architecture", "ctid", "digest", "error", "event", "fingerprint", "version"]),
+    (
+        0,
+        &[
+            "answer",
+            "architecture",
+            "ctid",
+            "digest",
+            "error",
+            "event",
+            "fingerprint",
+            "shell",
+            "version",
+        ],
+    ),
     (
         10,
         &[

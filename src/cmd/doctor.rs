@@ -8,7 +8,7 @@ use super::{Context, RuntimeArgument};
 use crate::ctid::Ctid;
 use crate::doctor::{ContainerEvidence, Diagnosis};
 use crate::engine::doctor;
-use crate::error::{ExitCode, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
 use crate::host::runlog::RunLog;
 use crate::runtime::{self, Runtime, Session};
@@ -41,20 +41,20 @@ pub struct Examined {
 /// Runs the verb.
 ///
 /// # Errors
-/// Not found for a container that this node does not have; host error when the host cannot be
-/// looked at. What is wrong is no error but a finding. Without a runtime the host alone is looked
+/// Not found for a container that this node does not have; the interruption. What is wrong is no
+/// error but a finding, and so is what cannot be read. Without a runtime the host alone is looked
 /// at, and a warning says why.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
-    let containers = match runtime::choose(context.host, arguments.runtime.into()) {
+    let (containers, unlisted) = match runtime::choose(context.host, arguments.runtime.into()) {
         Ok(runtime) => containers(context, &arguments.containers, &*runtime)?,
         Err(error) if arguments.containers.is_empty() => {
             let text = format!("no container was looked at: {error}");
             context.events.emit(Event::Warning { text });
-            Vec::new()
+            (Vec::new(), None)
         }
         Err(error) => return Err(error),
     };
-    let diagnosis = doctor::diagnose(&context.host.paths, &containers)?;
+    let diagnosis = doctor::diagnose(&context.host.paths, &containers, unlisted);
     let exit = match diagnosis.findings.is_empty() {
         true => ExitCode::Done,
         false => ExitCode::Differs,
@@ -62,14 +62,19 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Examined> {
     Ok(Examined { schema: 1, command: "doctor", diagnosis, exit })
 }
 
-/// What the containers that were named are; without any, those that have to do with NVIDIA.
+/// What the containers that were named are; without any, those that have to do with NVIDIA, or why
+/// nobody knows which those are.
 fn containers(
     context: &Context<'_>,
     names: &[String],
     runtime: &dyn Runtime,
-) -> Result<Vec<ContainerEvidence>> {
+) -> Result<(Vec<ContainerEvidence>, Option<Error>)> {
     let ctids = match names.is_empty() {
-        true => doctor::containers_of_interest(context.host, runtime)?,
+        true => match doctor::containers_of_interest(context.host, runtime) {
+            Ok(ctids) => ctids,
+            Err(error) if error.is_interrupted() => return Err(error),
+            Err(error) => return Ok((Vec::new(), Some(error))),
+        },
         false => named(names, runtime)?,
     };
     let mut containers = Vec::new();
@@ -79,14 +84,15 @@ fn containers(
         let none = RunLog::none();
         let mut session = Session { host: context.host, runtime, ctid, log: &none };
         // Nothing is run in a stopped container, and nothing to be written down.
-        let log = match session.init_process()? {
-            Some(_) => context.log(ctid),
-            None => RunLog::none(),
+        let process = session.init_process();
+        let log = match process {
+            Ok(Some(_)) => context.log(ctid),
+            Ok(None) | Err(_) => RunLog::none(),
         };
         session.log = &log;
-        containers.push(doctor::container(&session)?);
+        containers.push(doctor::container(&session, process)?);
     }
-    Ok(containers)
+    Ok((containers, None))
 }
 
 /// The containers that were named, each once; all are there.

@@ -34,11 +34,8 @@ use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
 use crate::phoenix::PhoenixConfigs;
-use crate::recipe::{FULL, Overrides, Recipe};
+use crate::recipe::{self, FULL, Overrides, Recipe};
 use crate::runtime::{self, Choice, Runtime};
-
-/// The recipe that is used unless another one is named.
-pub const DEFAULT_RECIPE: &str = "cuda-12-8";
 
 /// What every verb is given.
 pub struct Context<'a> {
@@ -54,7 +51,7 @@ pub struct Context<'a> {
 #[derive(Debug, Clone, Args)]
 pub struct RecipeArguments {
     /// Recipe: a shipped name, one in /etc/nvstage/recipes, or a path
-    #[arg(long, value_name = "NAME|PATH", default_value = DEFAULT_RECIPE)]
+    #[arg(long, value_name = "NAME|PATH", default_value = recipe::DEFAULT)]
     pub recipe: String,
     /// Change a value of the recipe: driver, installer.url, repository.url, packages
     #[arg(long, value_name = "KEY=VALUE")]
@@ -191,7 +188,7 @@ pub struct Request {
 impl RecipeArguments {
     /// The default recipe with these settings, and nothing from the environment.
     pub fn shipped_default(set: Vec<String>) -> Self {
-        let recipe = DEFAULT_RECIPE.to_owned();
+        let recipe = recipe::DEFAULT.to_owned();
         let profile = FULL.to_owned();
         Self {
             recipe,

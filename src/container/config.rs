@@ -162,6 +162,11 @@ impl LxcConfig {
         self.setting("template").is_some_and(|value| is_true(&value))
     }
 
+    /// Whether the guest is started with the host.
+    pub fn starts_on_boot(&self) -> bool {
+        self.setting("onboot").is_some_and(|value| is_true(&value))
+    }
+
     /// Whether its root is an ordinary user outside: `unprivileged: 1`, or ids that are mapped by
     /// hand. What an included file says is not seen.
     pub fn is_unprivileged(&self) -> bool {
@@ -397,7 +402,7 @@ fn lxc_line(text: &str) -> LineKind {
 }
 
 /// `PVE::JSONSchema::parse_boolean`.
-fn is_true(value: &str) -> bool {
+pub(crate) fn is_true(value: &str) -> bool {
     ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 

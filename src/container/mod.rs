@@ -1,6 +1,6 @@
 //! A container's configuration file: read without loss, and edited line by line.
 
 pub mod config;
-mod mount;
+pub(crate) mod mount;
 pub mod passthrough;
-mod rules;
+pub(crate) mod rules;

@@ -7,7 +7,7 @@ use super::config::Dialect;
 use super::passthrough::{DeviceNode, NodeKind};
 
 /// The key.
-pub(super) const KEY: &str = "lxc.mount.entry";
+pub(crate) const KEY: &str = "lxc.mount.entry";
 
 /// What a mount entry does for a device node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,15 +22,15 @@ pub(super) enum Effect {
 
 /// A mount entry; fields that are not there are empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MountEntry<'a> {
-    pub(super) source: &'a str,
-    pub(super) target: &'a str,
+pub(crate) struct MountEntry<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) target: &'a str,
     text: &'a str,
 }
 
 impl<'a> MountEntry<'a> {
     /// Reads the value of the key.
-    pub(super) fn parse(value: &'a str) -> Self {
+    pub(crate) fn parse(value: &'a str) -> Self {
         let quotes = ['"', '\''].into_iter();
         let inner = quotes.filter_map(|q| value.strip_prefix(q)?.strip_suffix(q)).next();
         let text = inner.unwrap_or(value);
@@ -40,13 +40,25 @@ impl<'a> MountEntry<'a> {
     }
 
     /// Whether the entry's source is this path.
-    pub(super) fn is_from(&self, path: &str) -> bool {
+    pub(crate) fn is_from(&self, path: &str) -> bool {
         is_same_path(self.source, path)
     }
 
     /// Whether it puts something onto the place of this path inside, and something else.
     pub(super) fn covers(&self, path: &str) -> bool {
         !self.is_from(path) && is_same_path(self.target, path.trim_start_matches('/'))
+    }
+
+    /// Whether the container starts without the source.
+    pub(crate) fn is_optional(&self) -> bool {
+        let options = self.text.split_ascii_whitespace().nth(3).unwrap_or_default();
+        options.split(',').any(|option| option == "optional")
+    }
+
+    /// Whether its target is a device by an absolute path, which LXC ignores; one below the
+    /// container's own root, which works, is none.
+    pub(crate) fn has_absolute_target(&self) -> bool {
+        normal(self.target).starts_with("/dev/")
     }
 
     /// What the entry does for the node that is its source.
@@ -105,12 +117,19 @@ fn create(kind: NodeKind) -> &'static str {
     }
 }
 
+/// A path without the slashes and dots that it does not need.
+pub(crate) fn normal(path: &str) -> String {
+    let parts: Vec<&str> = parts(path).collect();
+    format!("{}{}", if path.starts_with('/') { "/" } else { "" }, parts.join("/"))
+}
+
 /// Compares paths of which one may have more slashes than it needs.
 fn is_same_path(a: &str, b: &str) -> bool {
-    fn parts(path: &str) -> impl Iterator<Item = &str> {
-        path.split('/').filter(|part| !part.is_empty() && *part != ".")
-    }
     a.starts_with('/') == b.starts_with('/') && parts(a).eq(parts(b))
+}
+
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty() && *part != ".")
 }
 
 #[cfg(test)]

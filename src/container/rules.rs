@@ -16,15 +16,15 @@ pub(super) const MAJOR: u64 = 195;
 
 /// One line that allows or denies devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DeviceRule {
-    pub(super) verb: Verb,
+pub(crate) struct DeviceRule {
+    pub(crate) verb: Verb,
     version: CgroupVersion,
     /// `None` for `a`, every device.
     device: Option<Device>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(crate) enum Verb {
     Allow,
     Deny,
 }
@@ -52,7 +52,7 @@ impl Device {
 
 /// What the rules say about one device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Permission {
+pub(crate) enum Permission {
     /// Nothing.
     Unmentioned,
     /// It may be read and written.
@@ -63,7 +63,7 @@ pub(super) enum Permission {
 
 impl DeviceRule {
     /// Reads a line; `None` for one that is no rule about character devices.
-    pub(super) fn parse(line: &Line<'_>) -> Option<Self> {
+    pub(crate) fn parse(line: &Line<'_>) -> Option<Self> {
         let LineKind::Raw { key, value } = &line.kind else { return None };
         let (version, rest) = match key.strip_prefix("lxc.cgroup2.devices.") {
             Some(rest) => (CgroupVersion::Two, rest),
@@ -110,12 +110,41 @@ impl DeviceRule {
 
     /// Whether it allows what no driver of this host has: a major that is given out when a driver
     /// is loaded, and that none of `majors` is. Where nothing is known of those, none is.
-    pub(super) fn is_outdated(&self, majors: &BTreeSet<u64>) -> bool {
+    pub(crate) fn is_outdated(&self, majors: &BTreeSet<u64>) -> bool {
         let major = self.device.as_ref().and_then(|device| device.major);
         self.verb == Verb::Allow
             && self.version == CgroupVersion::Two
             && !majors.is_empty()
             && major.is_some_and(|major| is_dynamic(major) && !majors.contains(&major))
+    }
+
+    /// Whether it allows every character device.
+    pub(crate) fn allows_all(&self) -> bool {
+        let is_any = |device: &Device| device.major.is_none() && device.minor.is_none();
+        self.verb == Verb::Allow && self.has_effect() && self.device.as_ref().is_none_or(is_any)
+    }
+
+    /// Whether it forbids everything that was allowed before it.
+    pub(crate) fn denies_all(&self) -> bool {
+        self.denies() && self.device.is_none()
+    }
+
+    /// The one device that it allows to read and write by name.
+    pub(crate) fn allowed_device(&self) -> Option<(u64, u64)> {
+        let is_one = self.verb == Verb::Allow && self.has_effect();
+        let device = self.device.as_ref().filter(|device| is_one && device.reads_and_writes)?;
+        device.major.zip(device.minor)
+    }
+
+    /// Whether it allows devices with NVIDIA's own major.
+    pub(crate) fn is_nvidias(&self) -> bool {
+        let major = self.device.as_ref().and_then(|device| device.major);
+        self.verb == Verb::Allow && self.has_effect() && major == Some(MAJOR)
+    }
+
+    /// Those of cgroup version 1 have none under version 2.
+    fn has_effect(&self) -> bool {
+        self.version == CgroupVersion::Two
     }
 
     /// Why a person should look at this rule; `None` when it does what it should, or is about
@@ -151,7 +180,7 @@ impl DeviceRule {
 }
 
 /// What all rules together, in order, say about a device number.
-pub(super) fn permission(rules: &[DeviceRule], number: (u64, u64)) -> Permission {
+pub(crate) fn permission(rules: &[DeviceRule], number: (u64, u64)) -> Permission {
     let effective = rules.iter().filter(|rule| rule.version == CgroupVersion::Two);
     effective.fold(Permission::Unmentioned, |before, rule| match (&rule.device, rule.verb) {
         (None, Verb::Allow) => Permission::Allowed,
@@ -186,7 +215,7 @@ fn number(text: &str) -> Option<Option<u64>> {
 }
 
 /// Majors that Linux gives out on request (`Documentation/admin-guide/devices.txt`).
-fn is_dynamic(major: u64) -> bool {
+pub(crate) fn is_dynamic(major: u64) -> bool {
     (234..=254).contains(&major) || (384..=511).contains(&major)
 }
 

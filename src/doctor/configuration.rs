@@ -1,14 +1,19 @@
 //! The checks of a container's configuration file, running or not.
 
+use super::evidence::State as Reached;
 use super::evidence::{ContainerEvidence, HostEvidence};
 use super::host::is_node_of_held_gpu;
-use super::lines::{self, How, IgnoredMount, MadeDevice, Rule};
+use super::lines::{self, How, IgnoredMount, MadeDevice};
 use super::remedy;
 use super::{CheckName, ContainerCheck, Judged, Problem, Remedy, listed, number, with_more};
+use crate::container::rules;
+use crate::gpu::Source;
 use crate::journal::{Journal, State};
+use crate::shell;
 
 /// In order.
 pub(super) const CHECKS: &[(CheckName, ContainerCheck)] = &[
+    (CheckName::Unreadable, unreadable),
     (CheckName::StaleMajor, stale_major),
     (CheckName::WrongSection, wrong_section),
     (CheckName::AbsoluteTarget, absolute_target),
@@ -20,29 +25,37 @@ pub(super) const CHECKS: &[(CheckName, ContainerCheck)] = &[
     (CheckName::NodeModeInside, node_mode_inside),
 ];
 
+fn unreadable(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    let unreachable = match &container.state {
+        Reached::Unreachable(why) => Some(why),
+        Reached::Stopped | Reached::Running(_) => None,
+    };
+    let why = container.unread.as_ref().or(unreachable);
+    Ok(why.map(|why| Problem::error(&container.path, why)).into_iter().collect())
+}
+
 fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     if container.config.is_unprivileged() {
         return Ok(Vec::new());
     }
+    host.known(Source::Majors)?;
     if host.majors.is_empty() {
         return Err("the majors in /proc/devices are not known".to_owned());
     }
-    if host.module.is_none() {
-        return Err("no kernel module of NVIDIA's is loaded".to_owned());
-    }
+    host.loaded()?;
     let rules = lines::rules(&container.config);
-    let is_known = |major: u64| {
-        host.majors.values().any(|known| *known == major)
-            || host.nodes.iter().any(|node| node.number.0 == major)
+    let majors = host.majors.values().copied().collect();
+    let Some(stale) = rules.iter().find(|rule| rule.rule.is_outdated(&majors)) else {
+        return Ok(Vec::new());
     };
-    let stale = rules.iter().find(|rule| rule.allowed_major().is_some_and(|m| !is_known(m)));
-    let Some(stale) = stale else { return Ok(Vec::new()) };
     let passed = lines::passed(&container.config);
     let mounted = passed.iter().filter(|node| node.is_mounted());
     let nodes =
         mounted.flat_map(|passed| host.nodes.iter().filter(move |node| passed.covers(&node.path)));
-    let Some(forbidden) = nodes.into_iter().find(|node| !lines::is_allowed(&rules, node.number))
-    else {
+    // A fixed major cannot be out of date.
+    let mut needed =
+        nodes.filter(|node| rules::is_dynamic(node.number.0) && !administers(host, &node.path));
+    let Some(forbidden) = needed.find(|node| !lines::is_allowed(&rules, node.number)) else {
         return Ok(Vec::new());
     };
     let (major, minor) = forbidden.number;
@@ -57,11 +70,24 @@ fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged
     Ok(vec![Problem::error(at(container, stale.number), text).remedy(remedy)])
 }
 
+/// Whether a node is that of a capability to administer MIG, which no container needs.
+fn administers(host: &HostEvidence<'_>, path: &str) -> bool {
+    let mut capabilities = host.capabilities.iter();
+    let own = capabilities.find(|capability| capability.node() == path);
+    own.map_or_else(
+        // The numbers that the module gives them (`nv-caps.c`).
+        || matches!(path, "/dev/nvidia-caps/nvidia-cap1" | "/dev/nvidia-caps/nvidia-cap2"),
+        |capability| matches!(&*capability.name, "mig/config" | "mig/monitor"),
+    )
+}
+
 fn wrong_section(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     let is_detached =
         matches!(&container.journal, Ok(Some(journal)) if journal.state == State::Detached);
-    let has_own = !lines::passed(&container.config).is_empty();
-    let strays = lines::strays(&container.config);
+    let config = &container.config;
+    let has_own = !lines::passed(config).is_empty() || !lines::ignored_mounts(config).is_empty();
+    let mut strays = lines::strays(config);
+    strays.retain(|stray| stray.is_misplaced);
     let Some(stray) = strays.first().filter(|_| !has_own && !is_detached) else {
         return Ok(Vec::new());
     };
@@ -73,10 +99,10 @@ fn wrong_section(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judg
         number(strays.len(), "it has", "they have"),
     );
     let looked_at = format!("{}, {section}", container.path);
-    // Lines in a former snapshot may have been right when it was made.
-    let problem = match strays.iter().any(|stray| stray.is_pending || stray.is_last_section) {
-        true => Problem::error(looked_at, text),
-        false => Problem::warning(looked_at, text),
+    // Without a journal nobody knows whether the container should have GPUs at all.
+    let problem = match attached(container) {
+        Some(_) => Problem::error(looked_at, text),
+        None => Problem::warning(looked_at, text),
     };
     Ok(vec![problem.remedy(remedy::provision(host, container))])
 }
@@ -99,8 +125,8 @@ fn absolute_target(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Ju
 fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     let rules = lines::rules(&container.config);
     // A later `deny: a` takes it back.
-    let is_reset = |rule: &Rule| !rule.is_allowing && rule.device.is_none();
-    let last = rules.iter().rev().take_while(|rule| !is_reset(rule)).find(|rule| rule.allows_all());
+    let mut last = rules.iter().rev().take_while(|rule| !rule.rule.denies_all());
+    let last = last.find(|rule| rule.rule.allows_all());
     let Some(rule) = last.filter(|_| passes(container)) else { return Ok(Vec::new()) };
     let effect = match container.config.is_unprivileged() {
         true => "in an unprivileged container it has no effect",
@@ -123,7 +149,7 @@ fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> 
 /// Whether the container opens a node of its GPUs by a rule that allows everything.
 fn needs_rules(host: &HostEvidence<'_>, container: &ContainerEvidence) -> bool {
     let mut rules = lines::rules(&container.config);
-    rules.retain(|rule| !rule.allows_all());
+    rules.retain(|rule| !rule.rule.allows_all());
     let passed = lines::passed(&container.config);
     let is_mounted = |path: &str| passed.iter().any(|node| node.is_mounted() && node.covers(path));
     let mut mounted = host.nodes.iter().filter(|node| is_mounted(&node.path));
@@ -184,6 +210,7 @@ fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judge
 }
 
 fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+    host.known(Source::Nodes)?;
     let is_missing = |path: &str| !host.nodes.iter().any(|node| node.path == path);
     let mut problems = Vec::new();
     for device in lines::devices(&container.config) {
@@ -193,7 +220,7 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
         let text = format!("the host has no `{}`: the container will not start", device.path);
         let remedy = match can_be_made(host, &device.path) {
             true => "nvstage refresh".to_owned(),
-            false => format!("pct set {} --delete {}", container.ctid, device.key),
+            false => shell::line(["pct", "set", container.ctid.as_str(), "--delete", &device.key]),
         };
         let looked_at = format!("{}, {}", container.path, device.key);
         problems.push(Problem::error(looked_at, text).remedy(remedy));
@@ -232,7 +259,8 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
 fn can_be_made(host: &HostEvidence<'_>, path: &str) -> bool {
     let Some(name) = path.strip_prefix("/dev/nvidia") else { return false };
     let is_known = |minor: u32| host.gpus.iter().any(|gpu| gpu.minor == minor);
-    host.module.is_none() || name.parse::<u32>().map_or(true, is_known)
+    let is_certain = host.loaded().is_ok() && host.known(Source::Gpus).is_ok();
+    !is_certain || name.parse::<u32>().map_or(true, is_known)
 }
 
 fn node_mode_inside(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
@@ -242,11 +270,12 @@ fn node_mode_inside(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judg
     let told = |device: &MadeDevice| format!("`{}` (mode {})", device.path, mode_of(device));
     let told: Vec<String> = devices.iter().map(told).collect();
     let text = format!("only root can open {}", listed(&told));
-    let mut command = format!("pct set {}", container.ctid);
+    let mut command = shell::line(["pct", "set", container.ctid.as_str()]);
     for device in &devices {
         let is_kept = |part: &&str| !part.trim().starts_with("mode=");
         let kept: Vec<&str> = device.value.split(',').filter(is_kept).collect();
-        command += &format!(" --{} {},mode=0666", device.key, kept.join(","));
+        let value = shell::quoted(&format!("{},mode=0666", kept.join(",")));
+        command += &format!(" --{} {value}", device.key);
     }
     Ok(vec![Problem::warning(at(container, first.number), text).remedy(command)])
 }
@@ -257,7 +286,7 @@ fn is_closed(container: &ContainerEvidence, device: &MadeDevice) -> bool {
         || lines::is_read_only(&container.config, &device.key);
     let wanted = if is_read { 0o4 } else { 0o6 };
     let bits = u32::from_str_radix(mode_of(device), 8).unwrap_or(0);
-    device.path.starts_with("/dev/nvidia") && !device.has_group && bits & wanted != wanted
+    device.path.starts_with("/dev/nvidia") && !device.has_owner && bits & wanted != wanted
 }
 
 /// The mode, where none is given Proxmox VE's own (`PVE::LXC::Config`, `dev[n]`).
@@ -266,7 +295,7 @@ fn mode_of(device: &MadeDevice) -> &str {
 }
 
 /// The journal of a container that has its GPUs by nvstage.
-fn attached(container: &ContainerEvidence) -> Option<&Journal> {
+pub(super) fn attached(container: &ContainerEvidence) -> Option<&Journal> {
     let journal = container.journal.as_ref().ok()?.as_ref()?;
     (journal.state == State::Attached).then_some(journal)
 }
@@ -282,7 +311,7 @@ fn at(container: &ContainerEvidence, number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{CONFIG, container, healthy_host, host_of, pci, running};
+    use super::super::samples::{CONFIG, container, healthy_host, host_of, node, pci, running};
     use super::*;
     use crate::container::config::{Dialect, LxcConfig};
     use crate::container::passthrough::OwnLine;
@@ -315,6 +344,38 @@ mod tests {
     }
 
     #[test]
+    fn a_stale_rule_matters_for_nodes_that_somebody_needs() {
+        let stale = CONFIG.replace("allow: c 236:", "allow: c 240:");
+        assert_ne!(stale, CONFIG);
+        let mut host = healthy_host();
+        let mut problems = |path: &str, number| {
+            host.nodes.push(node(path, number, 0o444));
+            stale_major(&host_of(&host), &container(&stale)).unwrap()
+        };
+        assert_eq!(problems("/dev/nvidia-caps/nvidia-cap1", (236, 1)), []);
+        assert_eq!(problems("/dev/nvidia-caps/nvidia-cap2", (236, 2)), []);
+        let found = problems("/dev/nvidia-caps/nvidia-cap12", (236, 12));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].finding.contains("`lxc.cgroup2.devices.allow: c 240:* rw`"), "{found:?}");
+    }
+
+    #[test]
+    fn rules_of_fixed_majors_are_not_out_of_date() {
+        let serial = "lxc.cgroup2.devices.allow: c 188:* rwm";
+        let text = with(serial).replace("c 511:0 rw", "c 511:7 rw");
+        assert_eq!(found(stale_major, &text), []);
+        let closed = CONFIG.replace("c 195:* rw", "c 508:* rw");
+        assert_eq!(found(stale_major, &closed), []);
+    }
+
+    #[test]
+    fn a_container_with_a_journal_gets_the_rules_of_this_boot_by_refresh() {
+        let stale = with_journal(&CONFIG.replace("c 511:", "c 508:"));
+        let problems = stale_major(&host_of(&healthy_host()), &stale).unwrap();
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage refresh"));
+    }
+
+    #[test]
     fn without_the_kernels_majors_a_stale_rule_cannot_be_told() {
         let mut host = healthy_host();
         host.majors.clear();
@@ -322,17 +383,30 @@ mod tests {
     }
 
     #[test]
-    fn lines_in_another_section_are_found_where_the_live_one_has_none() {
+    fn misplaced_lines_matter_where_the_live_section_has_none() {
         let mount = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0";
-        let problems = found(wrong_section, &format!("arch: amd64\n\n[before]\n{mount}\n"));
-        assert_eq!(problems[0].severity, Severity::Error);
+        let snapshot = "[before]\narch: amd64\nsnaptime: 1750000000\n";
+        let appended = format!("arch: amd64\n\n{snapshot}\n{mount}\n");
+        let problems = found(wrong_section, &appended);
+        assert_eq!((problems.len(), problems[0].severity), (1, Severity::Warning));
         assert!(problems[0].finding.contains("section `[before]`"), "{problems:?}");
-        let problems =
-            found(wrong_section, &format!("arch: amd64\n[pve:pending]\n{mount}\n[a1]\n"));
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
+        let pending = format!("arch: amd64\n[pve:pending]\n{mount}\n[a1]\n");
+        assert_eq!(found(wrong_section, &pending)[0].severity, Severity::Warning);
+        assert_eq!(found(wrong_section, &format!("{CONFIG}{snapshot}\n{mount}\n")), []);
+        let given = with_journal(&appended);
+        let problems = wrong_section(&host_of(&healthy_host()), &given).unwrap();
         assert_eq!(problems[0].severity, Severity::Error);
-        let problems = found(wrong_section, &format!("arch: amd64\n[first]\n{mount}\n[last]\n"));
-        assert_eq!(problems[0].severity, Severity::Warning);
-        assert_eq!(found(wrong_section, &format!("{CONFIG}[before]\n{mount}\n")), []);
+    }
+
+    #[test]
+    fn a_snapshot_of_when_there_were_lines_is_no_problem() {
+        let own = CONFIG.replace("arch: amd64\n", "arch: amd64\nsnaptime: 1750000000\n");
+        let text = format!("arch: amd64\nparent: before\n\n[before]\n{own}");
+        assert_eq!(found(wrong_section, &text), []);
+        // A rollback to one before that is drift, and no more.
+        let rolled_back = with_journal(&text);
+        assert_eq!(wrong_section(&host_of(&healthy_host()), &rolled_back).unwrap(), []);
     }
 
     #[test]
@@ -484,6 +558,8 @@ mod tests {
             ("dev0: path=/dev/nvidia0,uid=0,mode=0660", 1),
             ("dev0: /dev/nvidia0,mode=0666", 0),
             ("dev0: /dev/nvidia0,gid=44", 0),
+            ("dev0: /dev/nvidia0,uid=1000", 0),
+            ("dev0: /dev/nvidia0,uid=0,gid=0", 1),
             ("dev0: /dev/nvidia0,mode=0444,deny-write=1", 0),
             ("dev0: /dev/nvidia-caps/nvidia-cap1,mode=0444", 0),
             ("dev0: /dev/dri/renderD128", 0),

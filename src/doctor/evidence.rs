@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::facts::Facts;
-use crate::gpu::{Capability, Gpu, HostNode, PciGpu};
+use crate::gpu::{Capability, Gpu, HostNode, PciGpu, Source};
 use crate::journal::Journal;
 use crate::version::DriverVersion;
 
@@ -30,6 +30,33 @@ pub struct HostEvidence<'a> {
     pub machines: &'a [Machine],
     /// What makes device nodes when the host starts.
     pub boot: &'a Boot,
+    /// What could not be read.
+    pub unread: &'a [Unread],
+}
+
+/// Something of the host that could not be read: what is known of it is not all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// What; `None` for something that no check of the host needs.
+    pub source: Option<Source>,
+    /// Why.
+    pub why: String,
+    /// What helps.
+    pub hint: Option<String>,
+}
+
+impl<'a> HostEvidence<'a> {
+    /// Whether all of this could be read; an error is why not.
+    pub(super) fn known(&self, source: Source) -> Result<(), String> {
+        let unread = self.unread.iter().find(|unread| unread.source == Some(source));
+        unread.map_or(Ok(()), |unread| Err(unread.why.clone()))
+    }
+
+    /// The version of the loaded module; an error is why there is none.
+    pub(super) fn loaded(&self) -> Result<&'a DriverVersion, String> {
+        self.known(Source::Module)?;
+        self.module.ok_or_else(|| "no kernel module of NVIDIA's is loaded".to_owned())
+    }
 }
 
 /// Whether NVIDIA's kernel module is installed for the running kernel.
@@ -57,10 +84,14 @@ pub struct Machine {
 /// What makes device nodes when the host starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Boot {
+    /// Where `nvstage-refresh.service` lies, or would.
+    pub refresh_path: String,
     /// The text of `nvstage-refresh.service`, where there is one.
     pub refresh_unit: Option<String>,
     /// Whether that unit is started at boot.
     pub is_enabled: bool,
+    /// The texts of other units that are started at boot.
+    pub units: Vec<String>,
     /// The texts of files that name modules to load.
     pub modules_load: Vec<String>,
     /// The texts of udev's rules.
@@ -76,6 +107,8 @@ pub struct ContainerEvidence {
     pub path: String,
     /// Its configuration.
     pub config: LxcConfig,
+    /// Why its configuration could not be read; it is empty then.
+    pub unread: Option<String>,
     /// What nvstage has applied to it; an error is why that cannot be read.
     pub journal: Result<Option<Journal>, String>,
     /// Whether it runs, and what is seen inside.

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile};
+use super::configuration::attached;
+use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile, Unread};
 use super::lines::{self, Passed};
-use super::{CheckName, HostCheck, Judged, Problem, containers_named, listed, number};
+use super::{CheckName, HostCheck, Judged, Problem, Remedy, containers_named, listed, number};
+use crate::container::config::Dialect;
 use crate::ctid::Ctid;
-use crate::gpu::{HostNode, PciGpu};
+use crate::gpu::{HostNode, PciGpu, Source, WrongMajor, wrong_major};
+use crate::shell;
 
 /// In order, each with what it looks at.
 pub(super) const CHECKS: &[(CheckName, &str, HostCheck)] = &[
+    (CheckName::Unreadable, "/proc/driver/nvidia, /sys/bus/pci/devices, /dev", unreadable),
     (CheckName::KernelModule, "/proc/driver/nvidia/version", kernel_module),
     (CheckName::Nouveau, "/sys/bus/pci/devices", nouveau),
     (CheckName::GpuClaimedByVm, "/sys/bus/pci/devices, /etc/pve/qemu-server", claimed_by_vm),
@@ -19,17 +23,25 @@ pub(super) const CHECKS: &[(CheckName, &str, HostCheck)] = &[
     (CheckName::BootOrder, "/etc/systemd/system, /etc/modules-load.d", boot_order),
 ];
 
+fn unreadable(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
+    let problem = |unread: &Unread| {
+        let remedy = unread.hint.clone().map(Remedy::Advice);
+        Problem { remedy, ..Problem::error("the host's own files", &unread.why) }
+    };
+    Ok(host.unread.iter().map(problem).collect())
+}
+
 fn kernel_module(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
-    let using = users(containers, |_| true);
-    let is_idle = |gpu: &PciGpu| gpu.driver.is_none();
-    if host.module.is_some() || (using.is_empty() && !host.pci.iter().any(is_idle)) {
+    host.known(Source::Module)?;
+    let using = needing(containers);
+    if host.module.is_some() || using.is_empty() {
         return Ok(Vec::new());
     }
-    let mut text = "no kernel module of NVIDIA's is loaded".to_owned();
-    if !using.is_empty() {
-        let need = number(using.len(), "needs", "need");
-        text += &format!(", which {} {need}", containers_named(&using));
-    }
+    let text = format!(
+        "no kernel module of NVIDIA's is loaded, which {} {}",
+        containers_named(&using),
+        number(using.len(), "needs", "need"),
+    );
     let problem = Problem::error("/proc/driver/nvidia/version", &text);
     Ok(vec![match host.module_file {
         ModuleFile::Absent => Problem::error(
@@ -41,8 +53,14 @@ fn kernel_module(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> J
     }])
 }
 
-fn nouveau(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
-    let held = host.pci.iter().filter(|gpu| gpu.driver.as_deref() == Some("nouveau"));
+fn nouveau(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    host.known(Source::Pci)?;
+    if needing(containers).is_empty() {
+        return Ok(Vec::new());
+    }
+    // One that a machine claims is taken from any driver when the machine starts.
+    let is_held = |gpu: &&PciGpu| gpu.driver.as_deref() == Some("nouveau");
+    let held = host.pci.iter().filter(is_held).filter(|gpu| gpu.claimed_by.is_empty());
     let problem = |gpu: &PciGpu| {
         let text = format!(
             "GPU {} is held by nouveau: NVIDIA's kernel module cannot drive it",
@@ -61,6 +79,7 @@ fn nouveau(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
 }
 
 fn claimed_by_vm(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    host.known(Source::Pci)?;
     let mut problems = Vec::new();
     for gpu in host.pci {
         let users = users_of_gpu(host, containers, gpu);
@@ -101,28 +120,36 @@ fn claimed_by_vm(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> J
 fn uvm_missing(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
     let path = "/dev/nvidia-uvm";
     let using = users(containers, |node| node.gpu_minor().is_some());
-    if host.module.is_none() {
-        return Err("no kernel module of NVIDIA's is loaded".to_owned());
-    }
-    if using.is_empty() || host.nodes.iter().any(|node| node.path == path) {
+    let majors = host.known(Source::Nodes).and(host.loaded()).map(|_| host.majors)?;
+    if using.is_empty() {
         return Ok(Vec::new());
     }
-    let using = containers_named(&using);
-    let text = format!("`{path}` is missing: CUDA does not work in {using}");
+    let users = containers_named(&using);
+    let text = match host.nodes.iter().find(|node| node.path == path) {
+        None => format!("`{path}` is missing: CUDA does not work in {users}"),
+        Some(node) if wrong_major(majors, path, node.number.0) == Some(WrongMajor::NoDriver) => {
+            format!(
+                "`{path}` leads nowhere, the module `nvidia-uvm` is not loaded: CUDA does not work in {users}"
+            )
+        }
+        Some(_) => return Ok(Vec::new()),
+    };
     Ok(vec![Problem::error(path, text).remedy("nvstage refresh")])
 }
 
 fn node_number(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
+    host.known(Source::Majors)?;
+    host.known(Source::Nodes)?;
     if !host.majors.keys().any(|name| name.starts_with("nvidia")) {
         return Err("/proc/devices names no driver of NVIDIA's".to_owned());
     }
     // Nodes of one driver go out of date together.
     let mut stale: BTreeMap<(u64, u64), Vec<&HostNode>> = BTreeMap::new();
     for node in host.nodes {
-        let mut drivers = drivers_of(&node.path).iter();
-        let Some(major) = drivers.find_map(|name| host.majors.get(*name)) else { continue };
-        if node.number.0 != *major {
-            stale.entry((node.number.0, *major)).or_default().push(node);
+        let has = node.number.0;
+        // A driver that is not loaded is told of where somebody needs it.
+        if let Some(WrongMajor::DriverHas(major)) = wrong_major(host.majors, &node.path, has) {
+            stale.entry((has, major)).or_default().push(node);
         }
     }
     let problem = |((has, major), nodes): ((u64, u64), Vec<&HostNode>)| {
@@ -137,6 +164,7 @@ fn node_number(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
 }
 
 fn node_mode(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
+    host.known(Source::Nodes)?;
     let mut problems = Vec::new();
     for node in host.nodes {
         let wanted = mode_for_all(host, node);
@@ -164,14 +192,19 @@ fn node_mode(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judge
             continue;
         };
         let letters = if wanted & 0o2 == 0 { "a+r" } else { "a+rw" };
-        problems.push(problem.remedy(format!("chmod {letters} {}", node.path)));
+        problems.push(problem.remedy(shell::line(["chmod", letters, &node.path])));
     }
     Ok(problems)
 }
 
 fn boot_order(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
     let using = users(containers, |node| node.path.starts_with("/dev/nvidia-uvm"));
-    if using.is_empty() || host.boot.makes_uvm_in_time() {
+    let is_proxmox = |container: &ContainerEvidence| container.config.dialect() == Dialect::Proxmox;
+    let guests = match containers.iter().any(is_proxmox) {
+        true => "pve-guests.service",
+        false => "lxc.service",
+    };
+    if using.is_empty() || host.boot.makes_uvm_before(guests) {
         return Ok(Vec::new());
     }
     let text = format!(
@@ -179,28 +212,58 @@ fn boot_order(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judg
         containers_named(&using),
         number(using.len(), "starts", "start"),
     );
-    let path = "/etc/systemd/system/nvstage-refresh.service";
+    let path = host.boot.refresh_path.as_str();
     Ok(vec![Problem::warning(path, text).remedy("nvstage host-setup")])
 }
 
 impl Boot {
-    /// Whether the node is there when guests are started.
-    fn makes_uvm_in_time(&self) -> bool {
-        let is_before = |text: &String| {
-            let befores = text.lines().filter_map(|line| line.trim().strip_prefix("Before="));
-            let mut units = befores.flat_map(str::split_whitespace);
-            units.any(|unit| matches!(unit, "pve-guests.service" | "lxc.service"))
+    /// Whether the node is there when this unit starts guests.
+    fn makes_uvm_before(&self, guests: &str) -> bool {
+        let is_before = |text: &&String| {
+            let befores = active(text).filter_map(|line| line.strip_prefix("Before="));
+            befores.flat_map(str::split_whitespace).any(|unit| unit == guests)
         };
-        let is_loaded = self.modules_load.iter().any(|text| {
-            text.lines().any(|line| matches!(line.trim(), "nvidia-uvm" | "nvidia_uvm"))
+        let names = |line: &str, names: &[&str]| names.iter().any(|name| line.contains(name));
+        let has_unit = self.units.iter().filter(is_before).any(|text| {
+            active(text).any(|line| names(line, &["nvidia-modprobe", "nvidia-uvm", "nvidia_uvm"]))
         });
-        let has_rule = self.udev_rules.iter().any(|text| {
-            let mut rules = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-            rules.any(|line| line.contains("nvidia-uvm") || line.contains("nvidia_uvm"))
-        });
-        (self.is_enabled && self.refresh_unit.as_ref().is_some_and(is_before))
-            || (is_loaded && has_rule)
+        let mut loaded = self.modules_load.iter().flat_map(|text| active(text));
+        let is_loaded = loaded.any(|line| matches!(line, "nvidia-uvm" | "nvidia_uvm"));
+        let rules: Vec<&str> = self.udev_rules.iter().flat_map(|text| active(text)).collect();
+        // `KERNEL=="nvidia_uvm"` waits for a module that something else loads.
+        let has_rule = rules.iter().any(|line| line.contains("nvidia-uvm") || makes_uvm(line));
+        let has_rule_for_loaded = rules.iter().any(|line| line.contains("nvidia_uvm"));
+        (self.is_enabled && self.refresh_unit.as_ref().is_some_and(|text| is_before(&text)))
+            || has_unit
+            || has_rule
+            || (is_loaded && has_rule_for_loaded)
     }
+}
+
+/// The lines of a file of settings that are no comments.
+fn active(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']))
+}
+
+/// Whether a command runs `nvidia-modprobe` with the option that makes the nodes of `nvidia-uvm`.
+fn makes_uvm(command: &str) -> bool {
+    let is_separator = |c: char| c.is_whitespace() || "\"';&|,".contains(c);
+    let is_option = |word: &str| {
+        word == "--unified-memory"
+            || word
+                .strip_prefix('-')
+                .is_some_and(|rest| !rest.starts_with('-') && rest.contains('u'))
+    };
+    let mut runs = command.split("nvidia-modprobe").skip(1);
+    runs.any(|arguments| arguments.split(is_separator).any(is_option))
+}
+
+/// The containers that need NVIDIA's driver: they are given devices, or nvstage gave them.
+fn needing(containers: &[ContainerEvidence]) -> Vec<Ctid> {
+    let needs = |container: &&ContainerEvidence| {
+        attached(container).is_some() || !lines::passed(&container.config).is_empty()
+    };
+    ctids(&containers.iter().filter(needs).collect::<Vec<_>>())
 }
 
 /// The containers that pass such a node.
@@ -218,7 +281,8 @@ fn ctids(containers: &[&ContainerEvidence]) -> Vec<Ctid> {
 /// no such node. Where they hold several, which one it is cannot be told.
 pub(super) fn is_node_of_held_gpu(host: &HostEvidence<'_>, minor: u32) -> bool {
     let held = host.pci.iter().filter(|gpu| is_held(gpu)).count();
-    held == 1 && host.module.is_some() && !host.gpus.iter().any(|gpu| gpu.minor == minor)
+    let is_known = host.module.is_some() && host.known(Source::Gpus).is_ok();
+    held == 1 && is_known && !host.gpus.iter().any(|gpu| gpu.minor == minor)
 }
 
 fn is_held(gpu: &PciGpu) -> bool {
@@ -264,21 +328,6 @@ fn claim(machines: &[Machine], vmid: u32) -> (String, bool) {
     }
 }
 
-/// The names in `/proc/devices` that a node's driver goes by; older modules have one for all.
-fn drivers_of(path: &str) -> &'static [&'static str] {
-    let name = path.strip_prefix("/dev/").unwrap_or(path);
-    match name {
-        "nvidiactl" => &["nvidiactl", "nvidia", "nvidia-frontend"],
-        "nvidia-modeset" => &["nvidia-modeset", "nvidia", "nvidia-frontend"],
-        _ if name.starts_with("nvidia-uvm") => &["nvidia-uvm"],
-        _ if name.starts_with("nvidia-caps/") => &["nvidia-caps"],
-        _ if name.strip_prefix("nvidia").is_some_and(|rest| rest.parse::<u32>().is_ok()) => {
-            &["nvidia", "nvidia-frontend"]
-        }
-        _ => &[],
-    }
-}
-
 /// The bits that others need: of a capability those that the module offers, which are fewer.
 fn mode_for_all(host: &HostEvidence<'_>, node: &HostNode) -> u32 {
     let Some(capability) = node.path.strip_prefix("/dev/nvidia-caps/nvidia-cap") else {
@@ -295,7 +344,7 @@ mod tests {
     use super::*;
     use crate::doctor::Severity;
     use crate::gpu::Capability;
-    use crate::journal::Journal;
+    use crate::journal::{Journal, State};
 
     fn found(check: HostCheck, host: &Sample, text: &str) -> Vec<Problem> {
         check(&host_of(host), &[container(text)]).unwrap()
@@ -313,8 +362,25 @@ mod tests {
         host.module_file = ModuleFile::Absent;
         let problems = found(kernel_module, &host, CONFIG);
         assert!(problems[0].remedy.as_deref().unwrap().contains("install"), "{problems:?}");
-        host.pci = vec![pci("0000:01:00.0", "vfio-pci")];
-        assert_eq!(found(kernel_module, &host, "arch: amd64\n"), []);
+        let mut attached = container("arch: amd64\n");
+        let mut journal = Journal::new(&attached.ctid);
+        journal.state = State::Attached;
+        attached.journal = Ok(Some(journal));
+        assert_eq!(kernel_module(&host_of(&host), &[attached]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn gpus_that_no_container_is_to_have_may_be_without_a_driver_or_with_nouveau() {
+        let mut host = healthy_host();
+        host.module = None;
+        host.pci[0].driver = None;
+        host.pci[1].driver = Some("nouveau".to_owned());
+        for check in [kernel_module as HostCheck, nouveau] {
+            assert_eq!(found(check, &host, "arch: amd64\n"), []);
+            assert_eq!(found(check, &host, CONFIG).len(), 1);
+        }
+        host.pci[1].claimed_by = vec![100];
+        assert_eq!(found(nouveau, &host, CONFIG), []);
     }
 
     #[test]
@@ -376,6 +442,19 @@ mod tests {
     }
 
     #[test]
+    fn a_uvm_node_without_its_module_leads_nowhere() {
+        let mut host = healthy_host();
+        host.majors.remove("nvidia-uvm");
+        let problems = found(uvm_missing, &host, CONFIG);
+        assert!(problems[0].finding.contains("leads nowhere"), "{problems:?}");
+        assert_eq!(found(uvm_missing, &host, "arch: amd64\n"), []);
+        assert_eq!(found(node_number, &host, CONFIG), []);
+        // Nothing of NVIDIA's: nobody knows what the node leads to.
+        host.majors.retain(|name, _| !name.starts_with("nvidia"));
+        assert_eq!(found(uvm_missing, &host, CONFIG), []);
+    }
+
+    #[test]
     fn a_node_with_the_number_of_an_earlier_boot_is_found() {
         let mut host = healthy_host();
         assert_eq!(found(node_number, &host, CONFIG), []);
@@ -429,15 +508,62 @@ mod tests {
         assert_eq!(found(boot_order, &host, CONFIG), []);
         host.boot.is_enabled = false;
         assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
-        host.boot.modules_load = vec!["# modules\nnvidia-uvm\n".to_owned()];
-        assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
-        host.boot.udev_rules = vec!["# nvidia-uvm\n".to_owned()];
-        assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
-        host.boot.udev_rules = vec!["KERNEL==\"nvidia_uvm\", RUN+=\"x\"\n".to_owned()];
-        assert_eq!(found(boot_order, &host, CONFIG), []);
         host.boot = Boot { is_enabled: true, ..Boot::default() };
         host.boot.refresh_unit = Some("[Unit]\nBefore=multi-user.target\n".to_owned());
         assert_eq!(found(boot_order, &host, CONFIG).len(), 1);
         assert_eq!(found(boot_order, &host, "arch: amd64\n"), []);
+    }
+
+    /// Whether these files make the node in time.
+    fn is_made(units: &[&str], modules: &[&str], rules: &[&str]) -> bool {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let mut host = healthy_host();
+        host.boot = Boot {
+            units: texts(units),
+            modules_load: texts(modules),
+            udev_rules: texts(rules),
+            ..Boot::default()
+        };
+        found(boot_order, &host, CONFIG).is_empty()
+    }
+
+    #[test]
+    fn any_unit_before_the_guests_may_make_the_uvm_node() {
+        let unit = "[Unit]\nBefore=x.service pve-guests.service\n[Service]\nExecStart=/usr/bin/nvidia-modprobe -u -c=0\n";
+        assert!(is_made(&[unit], &[], &[]));
+        assert!(is_made(
+            &[&unit.replace("bin/nvidia-modprobe", "sbin/modprobe nvidia-uvm")],
+            &[],
+            &[]
+        ));
+        assert!(!is_made(&[&unit.replace("Before", "After")], &[], &[]));
+        assert!(!is_made(&[&unit.replace("Before", "#Before")], &[], &[]));
+        assert!(!is_made(&[&unit.replace("nvidia-modprobe", "true")], &[], &[]));
+        // Ordered in one unit, made in another: that one may come later.
+        let [ordered, making] =
+            [unit.replace("nvidia-modprobe", "true"), unit.replace("Before", "After")];
+        assert!(!is_made(&[&ordered, &making], &[], &[]));
+    }
+
+    #[test]
+    fn udev_may_make_the_uvm_node() {
+        for rule in [
+            "KERNEL==\"nvidia\", RUN+=\"/usr/bin/nvidia-modprobe -c0 -u\"",
+            "KERNEL==\"nvidia\", RUN+=\"/bin/sh -c 'nvidia-modprobe -cu'\"",
+            "KERNEL==\"nvidia\", RUN+=\"nvidia-modprobe --unified-memory\"",
+            "ACTION==\"add\", DEVPATH==\"/bus/pci/drivers/nvidia\", RUN+=\"/sbin/modprobe nvidia-uvm\"",
+        ] {
+            assert!(is_made(&[], &[], &[rule]), "{rule}");
+            assert!(!is_made(&[], &[], &[&format!("# {rule}")]), "{rule}");
+        }
+        assert!(!is_made(
+            &[],
+            &[],
+            &["KERNEL==\"nvidia\", RUN+=\"nvidia-modprobe -c0 --modeset\""]
+        ));
+        let waiting = "KERNEL==\"nvidia_uvm\", RUN+=\"x\"\n";
+        assert!(!is_made(&[], &[], &[waiting]));
+        assert!(!is_made(&[], &["nvidia-uvm"], &[]));
+        assert!(is_made(&[], &["# modules\nnvidia-uvm\n"], &[waiting]));
     }
 }

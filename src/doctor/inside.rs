@@ -29,9 +29,7 @@ fn driver_version(
     container: &ContainerEvidence,
     inside: &Inside,
 ) -> Judged {
-    let Some(module) = host.module else {
-        return Err("no kernel module of NVIDIA's is loaded".to_owned());
-    };
+    let module = host.loaded()?;
     // What is left in a container without GPUs harms nobody, and musl has a finding of its own.
     if !passes(container) || inside.c_library == CLibrary::Musl {
         return Ok(Vec::new());
@@ -103,8 +101,9 @@ fn foreign_driver(
 ) -> Judged {
     let facts = inside.facts.as_ref().map_err(Clone::clone)?;
     let Some(recorded) = &inside.recorded else { return Ok(Vec::new()) };
-    let drivers = facts.driver_packages.iter().filter(|package| brings_driver(&package.name));
-    let names: Vec<String> = drivers.map(|package| package.name.clone()).collect();
+    let packages = facts.driver_packages.iter().map(|package| package.name.as_str());
+    let names: Vec<&str> =
+        packages.filter(|name| is_package_name(name) && brings_driver(name)).collect();
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -112,8 +111,7 @@ fn foreign_driver(
         "packages with a driver of their own beside {recorded} of NVIDIA's installer: {}",
         names.join(", ")
     );
-    let purge = format!("apt-get purge {}", names.join(" "));
-    let purge = remedy::inside(container, &purge);
+    let purge = remedy::inside(container, &[&["apt-get", "purge"], &names[..]].concat());
     let remedy = format!("{purge}; {}", remedy::provision(host, container));
     Ok(vec![Problem::error("dpkg's packages", text).remedy(remedy)])
 }
@@ -123,6 +121,12 @@ fn is_closed(host: &HostEvidence<'_>, passed: &Passed) -> bool {
     let mut nodes =
         host.nodes.iter().filter(|node| passed.is_mounted() && passed.path == node.path);
     nodes.any(|node| node.mode & 0o6 != 0o6)
+}
+
+/// Whether it can be a package's name, and one of its architecture: the container says what it likes.
+fn is_package_name(text: &str) -> bool {
+    let is_first = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(is_first) && text.chars().all(|c| is_first(c) || "+.:-".contains(c))
 }
 
 /// Whether a package brings a driver: not so tools beside it, open libraries, and headers.
@@ -163,9 +167,10 @@ fn left_over_libraries(
     let directory = &inside.library_directory;
     let globs: Vec<String> =
         versions.iter().map(|version| format!("{directory}/lib*.so.{version}")).collect();
-    let command = format!("sh -c 'rm {} && ldconfig'", globs.join(" "));
+    let script = format!("rm {} && ldconfig", globs.join(" "));
     let looked_at = format!("{directory}/{first}");
-    Ok(vec![Problem::warning(looked_at, text).remedy(remedy::inside(container, &command))])
+    let remedy = remedy::inside(container, &["sh", "-c", &script]);
+    Ok(vec![Problem::warning(looked_at, text).remedy(remedy)])
 }
 
 /// The part of the runtime's configuration that matters here; the rest is not ours.
@@ -191,9 +196,10 @@ fn docker_cgroups(_: &HostEvidence<'_>, container: &ContainerEvidence, inside: &
         Ok(_) => "`no-cgroups` is not true: Docker's containers cannot get the GPU".to_owned(),
         Err(error) => format!("it cannot be understood: {}", error.message()),
     };
-    let command = "nvidia-ctk config --set nvidia-container-cli.no-cgroups --in-place";
+    let command =
+        ["nvidia-ctk", "config", "--set", "nvidia-container-cli.no-cgroups", "--in-place"];
     let problem = Problem::error(RUNTIME_CONFIG, problem);
-    Ok(vec![problem.remedy(remedy::inside(container, command))])
+    Ok(vec![problem.remedy(remedy::inside(container, &command))])
 }
 
 fn musl(_: &HostEvidence<'_>, container: &ContainerEvidence, inside: &Inside) -> Judged {
@@ -345,6 +351,29 @@ mod tests {
         assert!(remedy.starts_with("pct exec 201 -- apt-get purge libcuda1; "), "{remedy}");
         inside.recorded = None;
         assert_eq!(found(foreign_driver, CONFIG, &inside), []);
+    }
+
+    #[test]
+    fn what_no_package_is_called_is_no_word_of_a_remedy() {
+        let mut inside = healthy_inside();
+        for name in [
+            "libnvidia-x;reboot",
+            "libnvidia-$(reboot)",
+            "libnvidia-x'",
+            "libnvidia-X",
+            "-libcuda1",
+        ] {
+            let package = Package {
+                name: name.to_owned(),
+                version: "1".to_owned(),
+                status: "ii ".to_owned(),
+            };
+            inside.facts.as_mut().unwrap().driver_packages = vec![package];
+            assert_eq!(found(foreign_driver, CONFIG, &inside), [], "{name}");
+        }
+        inside.facts.as_mut().unwrap().driver_packages[0].name = "libcuda1:amd64".to_owned();
+        let problems = found(foreign_driver, CONFIG, &inside);
+        assert!(problems[0].remedy.as_deref().unwrap().contains(" purge libcuda1:amd64; "));
     }
 
     #[test]

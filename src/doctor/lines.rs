@@ -3,7 +3,9 @@
 //! Only what takes effect is a [`Passed`] node: a line of the live section with a target that LXC
 //! does not ignore.
 
-use crate::container::config::{Access, Line, LineKind, LxcConfig};
+use crate::container::config::{Access, Dialect, Line, LineKind, LxcConfig};
+use crate::container::mount::{self, MountEntry};
+use crate::container::rules::{DeviceRule, Permission, permission};
 
 /// A node of NVIDIA's that the configuration passes to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,16 +71,16 @@ pub(super) struct MadeDevice {
     /// The value of the line, without blanks around it.
     pub(super) value: String,
     pub(super) mode: Option<String>,
-    pub(super) has_group: bool,
+    /// Whether it belongs to a user or a group other than root's.
+    pub(super) has_owner: bool,
 }
 
-/// A rule about character devices; `None` stands for every device, or every number.
+/// A rule about character devices, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) number: usize,
     pub(super) text: String,
-    pub(super) is_allowing: bool,
-    pub(super) device: Option<(Option<u64>, Option<u64>)>,
+    pub(super) rule: DeviceRule,
 }
 
 /// A line about NVIDIA devices outside of the live section.
@@ -86,22 +88,21 @@ pub(super) struct Rule {
 pub(super) struct Stray {
     /// The section, as its header has it: `[before]`.
     pub(super) section: String,
-    pub(super) is_pending: bool,
-    /// Whether nothing but its section follows: where an appended line lands.
-    pub(super) is_last_section: bool,
     pub(super) text: String,
+    /// Whether Proxmox VE has not put it there: a snapshot has a copy of the lines that the live
+    /// section had, which is as it should be.
+    pub(super) is_misplaced: bool,
 }
 
 /// The nodes of NVIDIA's that the configuration passes, in the order of its lines.
 pub fn passed(config: &LxcConfig) -> Vec<Passed> {
     let mounts = config.lines().filter_map(|line| {
-        let mount = Mount::of(&line)?;
-        let is_ignored = mount.has_absolute_target();
-        (mount.is_nvidia() && !is_ignored).then(|| Passed {
-            inside: format!("/{}", mount.target.trim_start_matches("./")),
+        let mount = nvidia_mount(&line).filter(|mount| !mount.has_absolute_target())?;
+        Some(Passed {
+            inside: format!("/{}", mount::normal(mount.target).trim_start_matches('/')),
             number: line.number,
-            how: if mount.is_optional { How::OptionalMount } else { How::Mount },
-            path: mount.source,
+            how: if mount.is_optional() { How::OptionalMount } else { How::Mount },
+            path: mount::normal(mount.source),
         })
     });
     let devices = devices(config).into_iter().filter(|device| is_nvidia(&device.path));
@@ -121,7 +122,7 @@ pub fn passed(config: &LxcConfig) -> Vec<Passed> {
 pub fn concerns_nvidia(config: &LxcConfig) -> bool {
     let bytes = config.to_bytes();
     let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
-    text.contains("nvidia") || rules(config).iter().any(|rule| rule.allows_major(195))
+    text.contains("nvidia") || rules(config).iter().any(|rule| rule.rule.is_nvidias())
 }
 
 /// The devices that Proxmox VE makes itself, NVIDIA's or not.
@@ -130,7 +131,11 @@ pub(super) fn devices(config: &LxcConfig) -> Vec<MadeDevice> {
         let value = config.value(&device.key).unwrap_or_default();
         MadeDevice {
             number: device.number,
-            has_group: value.split(',').any(|part| part.trim().starts_with("gid=")),
+            has_owner: value.split(',').any(|part| {
+                let part = part.trim();
+                let id = part.strip_prefix("uid=").or_else(|| part.strip_prefix("gid="));
+                id.is_some_and(|id| id != "0")
+            }),
             key: device.key,
             path: device.path,
             value,
@@ -148,21 +153,20 @@ pub(super) fn is_read_only(config: &LxcConfig, key: &str) -> bool {
 /// Mount entries of NVIDIA's nodes whose target LXC ignores.
 pub(super) fn ignored_mounts(config: &LxcConfig) -> Vec<IgnoredMount> {
     let ignored = |line: Line<'_>| {
-        let mount = Mount::of(&line)?;
-        let is_ignored = mount.is_nvidia() && mount.has_absolute_target();
-        is_ignored.then(|| IgnoredMount {
-            number: line.number,
-            node: mount.source,
-            text: line.text.into_owned(),
-        })
+        let mount = nvidia_mount(&line).filter(MountEntry::has_absolute_target)?;
+        let node = mount::normal(mount.source);
+        Some(IgnoredMount { number: line.number, node, text: line.text.to_string() })
     };
     config.lines().filter_map(ignored).collect()
 }
 
-/// The rules of the live section about character devices, in order; those of cgroup version 1
-/// have no effect and are left out.
+/// The rules of the live section about character devices, in order.
 pub(super) fn rules(config: &LxcConfig) -> Vec<Rule> {
-    config.lines().filter_map(|line| Rule::of(&line)).collect()
+    let rule = |line: Line<'_>| {
+        let rule = DeviceRule::parse(&line)?;
+        Some(Rule { number: line.number, text: line.text.into_owned(), rule })
+    };
+    config.lines().filter_map(rule).collect()
 }
 
 /// The lines of the live section with this key: number and value.
@@ -180,21 +184,53 @@ pub(super) fn values(config: &LxcConfig, key: &str) -> Vec<(usize, String)> {
 
 /// The lines about NVIDIA devices outside of the live section.
 pub(super) fn strays(config: &LxcConfig) -> Vec<Stray> {
-    let mut strays = Vec::new();
+    let mut strays: Vec<Stray> = Vec::new();
     let mut rest = after_live_section(config);
     while let Some((header, body)) = split_line(&rest) {
         let section = String::from_utf8_lossy(header).trim().to_owned();
-        let is_pending = section.eq_ignore_ascii_case("[pve:pending]");
         let part = LxcConfig::parse(body, config.dialect());
-        let next = after_live_section(&part);
-        let texts = part.lines().filter_map(|line| is_device_line(&line, is_pending));
-        strays.extend(texts.map(|text| Stray {
-            section: section.clone(),
-            is_pending,
-            is_last_section: next.is_empty(),
-            text,
-        }));
-        rest = next;
+        let mut found = strays_of(&section, &part);
+        rest = after_live_section(&part);
+        // An appended line lands in the last section, and no snapshot before has it. The absolute
+        // target is what the replaced script appends.
+        let is_appended = rest.is_empty()
+            && strays.iter().all(|stray| stray.is_misplaced)
+            && !ignored_mounts(&part).is_empty();
+        found.iter_mut().for_each(|stray| stray.is_misplaced |= is_appended);
+        strays.extend(found);
+    }
+    strays
+}
+
+/// Those of one section. What follows something that Proxmox VE does not write there was not
+/// written by it either: it puts comments first, then the sorted settings, then raw lines, without
+/// a blank line, each as `key: value`, and it tells the time of every snapshot
+/// (`PVE::LXC::Config::write_pct_config`).
+fn strays_of(section: &str, part: &LxcConfig) -> Vec<Stray> {
+    let is_pending = section.eq_ignore_ascii_case("[pve:pending]");
+    let mut is_by_hand = is_pending || part.value("snaptime").is_none();
+    let mut strays = Vec::new();
+    let mut before: Option<LineKind> = None;
+    for line in part.lines() {
+        is_by_hand |= match &line.kind {
+            LineKind::Blank | LineKind::Other => true,
+            LineKind::Comment => before.is_some(),
+            LineKind::Raw { key, value } => line.text != format!("{key}: {value}"),
+            LineKind::Setting { key, value } => {
+                let is_after = match &before {
+                    Some(LineKind::Setting { key: other, .. }) => other < key,
+                    other => other.is_none(),
+                };
+                line.text != format!("{key}: {value}") || !is_after
+            }
+        };
+        if is_device_line(&line, is_pending) {
+            let (section, text) = (section.to_owned(), line.text.trim().to_owned());
+            strays.push(Stray { section, text, is_misplaced: is_by_hand });
+        }
+        if line.kind != LineKind::Comment {
+            before = Some(line.kind);
+        }
     }
     strays
 }
@@ -209,133 +245,48 @@ pub(super) fn is_there(config: &LxcConfig, text: &str) -> bool {
     let own = passed(config);
     let is_passed = !nodes.is_empty()
         && nodes.iter().all(|node| own.iter().any(|other| other.covers(&node.path)));
-    let number = Rule::of(&line).filter(|rule| rule.is_allowing).and_then(|rule| rule.device);
-    let is_allowed = match number {
-        Some((Some(major), Some(minor))) => is_allowed(&rules(config), (major, minor)),
-        _ => false,
-    };
+    let number = DeviceRule::parse(&line).and_then(|rule| rule.allowed_device());
+    let is_allowed = number.is_some_and(|number| is_allowed(&rules(config), number));
     is_same || is_passed || is_allowed
 }
 
 /// Whether a raw line mounts this node.
 pub(super) fn mounts(text: &str, node: &str) -> bool {
-    let is_node = |word: &str| without_doubled_slashes(word) == node;
-    text.starts_with("lxc.mount.entry") && text.split_ascii_whitespace().any(is_node)
+    let config = LxcConfig::parse(text.as_bytes(), Dialect::Proxmox);
+    config.lines().any(|line| nvidia_mount(&line).is_some_and(|mount| mount.is_from(node)))
 }
 
 /// Whether all rules together, in order, allow a device.
 pub(super) fn is_allowed(rules: &[Rule], number: (u64, u64)) -> bool {
-    rules.iter().rev().find(|rule| rule.matches(number)).is_some_and(|rule| rule.is_allowing)
+    let rules: Vec<DeviceRule> = rules.iter().map(|rule| rule.rule.clone()).collect();
+    permission(&rules, number) == Permission::Allowed
 }
 
-/// What a mount entry says.
-struct Mount {
-    source: String,
-    target: String,
-    is_optional: bool,
-}
-
-impl Mount {
-    fn of(line: &Line<'_>) -> Option<Self> {
-        let LineKind::Raw { key, value } = &line.kind else { return None };
-        if key != "lxc.mount.entry" {
-            return None;
-        }
-        let value = value.trim_matches(['"', '\'']);
-        let mut fields = value.split_ascii_whitespace();
-        let (source, target) = (fields.next()?, fields.next()?);
-        let options = fields.nth(1).unwrap_or_default();
-        Some(Self {
-            source: without_doubled_slashes(source),
-            target: without_doubled_slashes(target),
-            is_optional: options.split(',').any(|option| option == "optional"),
-        })
-    }
-
-    fn is_nvidia(&self) -> bool {
-        is_nvidia(&self.source)
-    }
-
-    /// An absolute target below the container's own root does work; one in `/dev` is none.
-    fn has_absolute_target(&self) -> bool {
-        self.target.starts_with("/dev/")
-    }
-}
-
-impl Rule {
-    fn of(line: &Line<'_>) -> Option<Self> {
-        let LineKind::Raw { key, value } = &line.kind else { return None };
-        let is_allowing = match key.strip_prefix("lxc.cgroup2.devices.")? {
-            "allow" => true,
-            "deny" => false,
-            _ => return None,
-        };
-        let mut words = value.split_ascii_whitespace();
-        let device = match words.next()? {
-            "a" => None,
-            "c" => {
-                let (major, minor) = words.next()?.split_once(':')?;
-                Some((wildcard(major)?, wildcard(minor)?))
-            }
-            _ => return None,
-        };
-        Some(Self { number: line.number, text: line.text.to_string(), is_allowing, device })
-    }
-
-    /// Whether it names this device, or every one.
-    pub(super) fn matches(&self, device: (u64, u64)) -> bool {
-        self.device.is_none_or(|(major, minor)| {
-            major.is_none_or(|major| major == device.0)
-                && minor.is_none_or(|minor| minor == device.1)
-        })
-    }
-
-    /// The major that it allows by name.
-    pub(super) fn allowed_major(&self) -> Option<u64> {
-        self.device.filter(|_| self.is_allowing)?.0
-    }
-
-    fn allows_major(&self, major: u64) -> bool {
-        self.allowed_major() == Some(major)
-    }
-
-    /// Whether it allows every device.
-    pub(super) fn allows_all(&self) -> bool {
-        self.is_allowing && matches!(self.device, None | Some((None, None)))
-    }
-}
-
-fn wildcard(text: &str) -> Option<Option<u64>> {
-    if text == "*" { Some(None) } else { text.parse().ok().map(Some) }
+/// The mount entry of a line, where its source is a node of NVIDIA's.
+fn nvidia_mount<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {
+    let LineKind::Raw { key, value } = &line.kind else { return None };
+    let entry = MountEntry::parse(value);
+    (key == mount::KEY && is_nvidia(&mount::normal(entry.source))).then_some(entry)
 }
 
 fn is_nvidia(path: &str) -> bool {
     path.starts_with("/dev/nvidia")
 }
 
-fn without_doubled_slashes(path: &str) -> String {
-    let mut text = path.to_owned();
-    while text.contains("//") {
-        text = text.replace("//", "/");
-    }
-    if text.len() > 1 { text.trim_end_matches('/').to_owned() } else { text }
-}
-
-/// The text of a line of another section that would pass an NVIDIA device in the live one. A
-/// `dev[n]` among the pending changes is Proxmox VE's own, and in its place.
-fn is_device_line(line: &Line<'_>, is_pending: bool) -> Option<String> {
-    let is_device = match &line.kind {
-        LineKind::Raw { key, .. } if key == "lxc.mount.entry" => {
-            Mount::of(line).is_some_and(|mount| mount.is_nvidia())
+/// Whether a line of another section would pass an NVIDIA device in the live one. A `dev[n]` among
+/// the pending changes is Proxmox VE's own, and in its place.
+fn is_device_line(line: &Line<'_>, is_pending: bool) -> bool {
+    match &line.kind {
+        LineKind::Raw { .. } => {
+            nvidia_mount(line).is_some()
+                || DeviceRule::parse(line).is_some_and(|rule| rule.is_nvidias())
         }
-        LineKind::Raw { .. } => Rule::of(line).is_some_and(|rule| rule.allows_major(195)),
         LineKind::Setting { key, value } => {
-            let is_dev = key.starts_with("dev") && !key.starts_with("description");
-            is_dev && !is_pending && value.contains("/dev/nvidia")
+            let number = key.strip_prefix("dev").map(str::parse::<u8>);
+            !is_pending && matches!(number, Some(Ok(_))) && value.contains("/dev/nvidia")
         }
         _ => false,
-    };
-    is_device.then(|| line.text.trim().to_owned())
+    }
 }
 
 /// What follows the live section, its header first.
@@ -401,31 +352,65 @@ mod tests {
         assert!(!concerns_nvidia(&config("arch: amd64\nlxc.cgroup2.devices.allow: c 10:200 rw")));
     }
 
+    const MOUNT: &str = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file 0 0";
+
+    /// A file with two snapshots as Proxmox VE writes it, and what is appended to it.
+    fn snapshots(own: &str, appended: &str) -> LxcConfig {
+        config(&format!(
+            "#the live one\narch: amd64\nparent: second\n\n\
+             [first]\n#GPU\narch: amd64\n{own}snaptime: 1750000000\nswap: 512\n\n\
+             [second]\narch: amd64\nparent: first\nsnaptime: 1760000000\nunprivileged: 0\n\
+             lxc.environment.runtime: A=b\nlxc.cap.drop: \n{appended}"
+        ))
+    }
+
+    fn misplaced(config: &LxcConfig) -> Vec<String> {
+        let strays = strays(config).into_iter().filter(|stray| stray.is_misplaced);
+        strays.map(|stray| stray.section).collect()
+    }
+
     #[test]
-    fn strays_are_told_with_their_sections() {
-        let config = config(
-            "arch: amd64\n\
-             [pve:pending]\n\
-             dev0: /dev/nvidia0\n\
-             lxc.cgroup2.devices.allow: c 195:* rw\n\
-             [first]\n\
-             dev0: /dev/nvidia0\n\
-             [last]\n\
-             arch: amd64\n\
-             lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind 0 0",
-        );
-        let seen: Vec<_> = strays(&config)
-            .into_iter()
-            .map(|stray| (stray.section, stray.is_pending, stray.is_last_section))
-            .collect();
-        assert_eq!(
-            seen,
-            [
-                ("[pve:pending]".to_owned(), true, false),
-                ("[first]".to_owned(), false, false),
-                ("[last]".to_owned(), false, true),
-            ]
-        );
+    fn a_snapshot_has_a_copy_of_the_lines_that_there_were() {
+        let rule = "lxc.cgroup2.devices.allow: c 195:* rwm";
+        let config = snapshots("dev0: /dev/nvidia0\n", &format!("{rule}\n{MOUNT}\n"));
+        assert_eq!(strays(&config).len(), 3);
+        assert_eq!(misplaced(&config), Vec::<String>::new());
+        // That what worked as little was there before tells that a snapshot copied it.
+        let absolute = MOUNT.replace(" dev/", " /dev/");
+        let section = format!("arch: amd64\nsnaptime: 1750000000\n{absolute}\n");
+        let both = config_of_sections(&[("[a1]", &section), ("[b1]", &section)]);
+        assert_eq!((strays(&both).len(), misplaced(&both)), (2, Vec::new()));
+    }
+
+    fn config_of_sections(sections: &[(&str, &str)]) -> LxcConfig {
+        let sections = sections.iter().map(|(header, body)| format!("\n{header}\n{body}"));
+        config(&format!("arch: amd64\n{}", sections.collect::<String>()))
+    }
+
+    #[test]
+    fn what_proxmox_does_not_write_into_a_snapshot_was_appended() {
+        for appended in [
+            format!("\n{MOUNT}\n"),
+            format!("# GPU\n{MOUNT}\n"),
+            MOUNT.replace(": ", " = "),
+            MOUNT.replace("entry: ", "entry:  "),
+            MOUNT.replace(" dev/", " /dev/"),
+            "dev0: /dev/nvidia0,mode=0666\n".to_owned(),
+        ] {
+            assert_eq!(misplaced(&snapshots("", &appended)), ["[second]"], "{appended}");
+        }
+        let earlier = snapshots("dev0: /dev/nvidia0\n", &format!("\n{MOUNT}\n"));
+        assert_eq!(misplaced(&earlier), ["[second]"]);
+    }
+
+    #[test]
+    fn pending_changes_have_no_raw_lines_and_a_snapshot_has_a_time() {
+        let text = format!("dev0: /dev/nvidia0\n{MOUNT}\n");
+        let config = config_of_sections(&[("[pve:pending]", &text)]);
+        assert_eq!(strays(&config).len(), 1);
+        assert_eq!(misplaced(&config), ["[pve:pending]"]);
+        let config = config_of_sections(&[("[before]", &format!("arch: amd64\n{MOUNT}\n"))]);
+        assert_eq!(misplaced(&config), ["[before]"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::ops::Deref;
 use serde::Serialize;
 
 pub use evidence::{
-    Boot, CLibrary, ContainerEvidence, HostEvidence, Inside, Machine, ModuleFile, State,
+    Boot, CLibrary, ContainerEvidence, HostEvidence, Inside, Machine, ModuleFile, State, Unread,
 };
 
 use crate::ctid::Ctid;
@@ -29,6 +29,8 @@ use crate::ctid::Ctid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckName {
+    /// Host and container: what is looked at can be read.
+    Unreadable,
     /// Host: NVIDIA's kernel module is loaded where something wants it.
     KernelModule,
     /// Host: no GPU is held by nouveau.
@@ -79,6 +81,7 @@ impl CheckName {
     /// The name as it is printed.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Unreadable => "unreadable",
             Self::KernelModule => "kernel-module",
             Self::Nouveau => "nouveau",
             Self::GpuClaimedByVm => "gpu-claimed-by-vm",
@@ -265,14 +268,19 @@ pub fn examine(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Dia
     }
     for container in containers {
         let whose = Some(&container.ctid);
+        let unread = container.unread.as_ref();
         for (check, made) in configuration::CHECKS {
-            diagnosis.add((*check, whose), &container.path, made(host, container));
+            let judged = match unread.filter(|_| *check != CheckName::Unreadable) {
+                Some(why) => Err(why.clone()),
+                None => made(host, container),
+            };
+            diagnosis.add((*check, whose), &container.path, judged);
         }
         for (check, looked_at, made) in inside::CHECKS {
-            let judged = match &container.state {
-                State::Running(inside) => made(host, container, inside),
-                State::Stopped => Err("stopped".to_owned()),
-                State::Unreachable(why) => Err(why.clone()),
+            let judged = match (unread, &container.state) {
+                (Some(why), _) | (None, State::Unreachable(why)) => Err(why.clone()),
+                (None, State::Stopped) => Err("stopped".to_owned()),
+                (None, State::Running(inside)) => made(host, container, inside),
             };
             diagnosis.add((*check, whose), looked_at, judged);
         }
@@ -334,8 +342,9 @@ fn listed(items: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::samples::{CONFIG, container, healthy_host, host_of, running};
+    use super::samples::{CONFIG, container, healthy_host, host_of, running, silent_gpu};
     use super::*;
+    use crate::gpu::Source;
 
     #[test]
     fn a_healthy_host_and_its_containers_have_no_findings() {
@@ -345,7 +354,7 @@ mod tests {
             let diagnosis = examine(&host_of(&host), &[running(container(text))]);
             assert_eq!(diagnosis.findings, []);
             assert_eq!(diagnosis.not_made, []);
-            assert_eq!(diagnosis.checks.len(), 22);
+            assert_eq!(diagnosis.checks.len(), 24);
         }
     }
 
@@ -366,6 +375,46 @@ mod tests {
             ]
         );
         assert!(diagnosis.not_made.iter().all(|one| one.why == "stopped"));
+    }
+
+    #[test]
+    fn a_container_that_cannot_be_read_is_a_finding_and_the_others_are_looked_at() {
+        let (host, mut sick) = (healthy_host(), container(""));
+        sick.unread = Some("failed to read it: Input/output error".to_owned());
+        let diagnosis = examine(&host_of(&host), &[sick, running(container(CONFIG))]);
+        assert_eq!(diagnosis.findings.len(), 1);
+        assert_eq!(diagnosis.findings[0].check, CheckName::Unreadable);
+        assert_eq!(diagnosis.not_made.len(), 15);
+        assert!(diagnosis.not_made.iter().all(|one| one.why.contains("Input/output")));
+        assert_eq!(diagnosis.checks.len(), 25);
+    }
+
+    #[test]
+    fn a_container_whose_state_nobody_knows_is_a_finding() {
+        let (host, mut silent) = (healthy_host(), container(CONFIG));
+        silent.state = State::Unreachable("LXC does not answer".to_owned());
+        let diagnosis = examine(&host_of(&host), &[silent]);
+        assert_eq!(diagnosis.findings.len(), 1);
+        assert_eq!(diagnosis.findings[0].finding, "LXC does not answer");
+        assert_eq!(diagnosis.not_made.len(), 6);
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_answer_is_a_finding_and_the_rest_is_judged() {
+        let mut host = healthy_host();
+        host.unread.push(silent_gpu());
+        host.gpus.remove(0);
+        let diagnosis = examine(&host_of(&host), &[running(container(CONFIG))]);
+        let found: Vec<_> = diagnosis.findings.iter().map(|one| one.check).collect();
+        assert_eq!(found, [CheckName::Unreadable]);
+        assert!(diagnosis.findings[0].remedy.as_deref().unwrap().contains("dmesg"));
+        assert_eq!(diagnosis.not_made, []);
+        host.unread[0].source = Some(Source::Module);
+        host.module = None;
+        let diagnosis = examine(&host_of(&host), &[running(container(CONFIG))]);
+        let names: Vec<_> = diagnosis.not_made.iter().map(|one| one.check.name()).collect();
+        assert_eq!(names, ["kernel-module", "uvm-missing", "stale-major", "driver-version"]);
+        assert_eq!(diagnosis.findings.len(), 1);
     }
 
     #[test]

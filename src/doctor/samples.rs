@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{
-    Boot, CLibrary, ContainerEvidence, HostEvidence, Inside, Machine, ModuleFile, State,
+    Boot, CLibrary, ContainerEvidence, HostEvidence, Inside, Machine, ModuleFile, State, Unread,
 };
 use crate::answer::Answer;
 use crate::container::config::{Dialect, LxcConfig};
 use crate::ctid::Ctid;
 use crate::facts::Facts;
-use crate::gpu::{Capability, Gpu, HostNode, PciGpu};
+use crate::gpu::{Capability, Gpu, HostNode, PciGpu, Source};
 use crate::version::DriverVersion;
 
 /// A privileged container with the first GPU.
@@ -34,6 +34,7 @@ pub(super) struct Sample {
     pub(super) capabilities: Vec<Capability>,
     pub(super) machines: Vec<Machine>,
     pub(super) boot: Boot,
+    pub(super) unread: Vec<Unread>,
 }
 
 pub(super) fn version(text: &str) -> DriverVersion {
@@ -75,10 +76,12 @@ pub(super) fn healthy_host() -> Sample {
         capabilities: Vec::new(),
         machines: Vec::new(),
         boot: Boot {
+            refresh_path: "/etc/systemd/system/nvstage-refresh.service".to_owned(),
             refresh_unit: Some("[Unit]\nBefore=pve-guests.service lxc.service\n".to_owned()),
             is_enabled: true,
             ..Boot::default()
         },
+        unread: Vec::new(),
     }
 }
 
@@ -93,6 +96,16 @@ pub(super) fn host_of(sample: &Sample) -> HostEvidence<'_> {
         capabilities: &sample.capabilities,
         machines: &sample.machines,
         boot: &sample.boot,
+        unread: &sample.unread,
+    }
+}
+
+/// What is known of a GPU that does not answer.
+pub(super) fn silent_gpu() -> Unread {
+    Unread {
+        source: Some(Source::Gpus),
+        why: "failed to read what GPU `0000:01:00.0` is: it does not answer".to_owned(),
+        hint: Some("`dmesg | grep -i xid` says whether it has fallen off the bus".to_owned()),
     }
 }
 
@@ -102,6 +115,7 @@ pub(super) fn container(text: &str) -> ContainerEvidence {
         ctid: Ctid::parse("201").unwrap(),
         path: "/etc/pve/lxc/201.conf".to_owned(),
         config: LxcConfig::parse(text.as_bytes(), Dialect::Proxmox),
+        unread: None,
         journal: Ok(None),
         state: State::Stopped,
     }

@@ -4,43 +4,47 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::architecture::Architecture;
-use crate::container::config::LxcConfig;
+use crate::container::config::{Dialect, LxcConfig};
 use crate::container::passthrough::{DeviceNode, NodeKind};
 use crate::ctid::Ctid;
 use crate::doctor::lines::{self, Passed};
 use crate::doctor::{
     Boot, CLibrary, ContainerEvidence, Diagnosis, HostEvidence, Inside, Machine, ModuleFile, State,
-    examine,
+    Unread, examine,
 };
 use crate::engine::survey::{self, Look};
 use crate::engine::{journal, wish};
 use crate::error::{Error, Result};
 use crate::facts::{Facts, NodeState};
-use crate::gpu::{HostNode, PciGpu};
+use crate::gpu::{HostNode, PciGpu, Source};
 use crate::host::Host;
 use crate::host::devices::{self, Inventory};
 use crate::host::paths::Paths;
 use crate::host::rootfs::ContainerRoot;
 use crate::host::runlog::RunLog;
+use crate::host::service::UNIT;
 use crate::runtime::{Runtime, Session};
 
 /// The nodes of every driver of NVIDIA's.
 const COMMON_NODES: [&str; 4] =
     ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
-/// The unit that makes the nodes before containers start.
-const UNIT: &str = "nvstage-refresh.service";
 /// More than any text file here has.
 const TEXT_LIMIT: u64 = 1 << 20;
 
-/// Makes every check of the host and of these containers.
-///
-/// # Errors
-/// Host error for what the kernel module says and nobody understands.
-pub fn diagnose(paths: &Paths, containers: &[ContainerEvidence]) -> Result<Diagnosis> {
-    let inventory = Inventory::read(paths)?;
+/// Makes every check of the host and of these containers; `unlisted` is why there may be more of
+/// them. What cannot be read is a finding.
+pub fn diagnose(
+    paths: &Paths,
+    containers: &[ContainerEvidence],
+    unlisted: Option<Error>,
+) -> Diagnosis {
+    let (inventory, errors) = Inventory::read_what_answers(paths);
+    let errors = errors.into_iter().map(|(source, error)| (Some(source), error));
+    let errors = errors.chain(unlisted.map(|error| (None, error)));
+    let unread: Vec<Unread> = errors.map(|(source, error)| unread(source, error)).collect();
     let nodes = nodes(paths, &inventory, containers);
     let evidence = HostEvidence {
         module: inventory.module_version(),
@@ -52,48 +56,59 @@ pub fn diagnose(paths: &Paths, containers: &[ContainerEvidence]) -> Result<Diagn
         capabilities: &inventory.capabilities,
         machines: &machines(paths, &inventory.pci),
         boot: &boot(paths),
+        unread: &unread,
     };
-    Ok(examine(&evidence, containers))
+    examine(&evidence, containers)
 }
 
-/// The containers of this node that are looked at although nobody named one.
+/// The containers of this node that are looked at although nobody named one; one whose
+/// configuration cannot be read too.
 ///
 /// # Errors
-/// Host error when they cannot be listed, or a configuration cannot be read.
+/// Host error when they cannot be listed.
 pub fn containers_of_interest(host: &Host, runtime: &dyn Runtime) -> Result<Vec<Ctid>> {
     let log = RunLog::none();
-    let mut found = Vec::new();
-    for ctid in runtime.containers()? {
-        if is_of_interest(&Session { host, runtime, ctid: &ctid, log: &log })? {
-            found.push(ctid);
-        }
-    }
+    let mut found = runtime.containers()?;
+    found.retain(|ctid| is_of_interest(&Session { host, runtime, ctid, log: &log }));
     Ok(found)
 }
 
-/// What a container is, from outside and from inside.
+/// What a container is, from outside and, where it has this first process, from inside.
 ///
 /// # Errors
-/// Not found; host error when its configuration cannot be read or LXC does not answer; the
-/// interruption.
-pub fn container(session: &Session<'_>) -> Result<ContainerEvidence> {
-    let (path, config) = configuration(session)?;
-    let state = match session.init_process()? {
-        None => State::Stopped,
-        Some(pid) => match ContainerRoot::of_process(pid) {
+/// The interruption alone: what cannot be read is told in the evidence.
+pub fn container(session: &Session<'_>, process: Result<Option<u32>>) -> Result<ContainerEvidence> {
+    let (path, config, unread) = match configuration(session) {
+        Ok((path, config)) => (path, config, None),
+        Err(error) => {
+            let config = LxcConfig::parse(&[], session.runtime.dialect());
+            (
+                format!("the configuration of {}", session.ctid.as_str()),
+                config,
+                Some(in_one_line(error)),
+            )
+        }
+    };
+    let state = match process {
+        Err(error) => State::Unreachable(in_one_line(error)),
+        Ok(None) => State::Stopped,
+        // Which of its nodes are to be looked at, nobody knows.
+        Ok(Some(_)) if unread.is_some() => State::Stopped,
+        Ok(Some(pid)) => match ContainerRoot::of_process(pid) {
             Ok(root) => State::Running(Box::new(inside(session, &root, &lines::passed(&config))?)),
             Err(error) => State::Unreachable(format!("its files cannot be seen: {error}")),
         },
     };
     let journal = journal::load(&session.host.paths, session.ctid).map_err(in_one_line);
-    Ok(ContainerEvidence { ctid: session.ctid.clone(), path, config, journal, state })
+    Ok(ContainerEvidence { ctid: session.ctid.clone(), path, config, unread, journal, state })
 }
 
 /// By its journal, a damaged one too, or by any line of its configuration; a template never runs.
-fn is_of_interest(session: &Session<'_>) -> Result<bool> {
+fn is_of_interest(session: &Session<'_>) -> bool {
     let has_journal = !matches!(journal::load(&session.host.paths, session.ctid), Ok(None));
-    let config = configuration(session)?.1;
-    Ok(!config.is_template() && (has_journal || lines::concerns_nvidia(&config)))
+    configuration(session).map_or(true, |(_, config)| {
+        !config.is_template() && (has_journal || lines::concerns_nvidia(&config))
+    })
 }
 
 fn configuration(session: &Session<'_>) -> Result<(String, LxcConfig)> {
@@ -223,41 +238,67 @@ fn machines(paths: &Paths, gpus: &[PciGpu]) -> Vec<Machine> {
     let vmids: BTreeSet<u32> = gpus.iter().flat_map(|gpu| gpu.claimed_by.clone()).collect();
     let machine = |vmid: u32| {
         let config = paths.pve().join("qemu-server").join(format!("{vmid}.conf"));
-        let text = std::fs::read_to_string(config).unwrap_or_default();
-        // Sections of snapshots follow after the first header.
-        let mut live = text.lines().take_while(|line| !line.starts_with('['));
+        let bytes = std::fs::read(config).unwrap_or_default();
+        let config = LxcConfig::parse(&bytes, Dialect::Proxmox);
         let process = paths.host_path(&format!("/run/qemu-server/{vmid}.pid"));
-        Machine {
-            vmid,
-            starts_on_boot: live.any(|line| line.trim_end() == "onboot: 1"),
-            is_running: process.exists(),
-        }
+        Machine { vmid, starts_on_boot: config.starts_on_boot(), is_running: process.exists() }
     };
     vmids.into_iter().map(machine).collect()
 }
 
 fn boot(paths: &Paths) -> Boot {
-    let units = paths.host_path("/etc/systemd/system");
+    let path = paths.units().join(UNIT);
     let mut modules_load = texts(paths, "/etc/modules-load.d", "conf");
     modules_load.extend(texts(paths, "/usr/lib/modules-load.d", "conf"));
     modules_load.extend(std::fs::read_to_string(paths.host_path("/etc/modules")));
-    let mut udev_rules = texts(paths, "/etc/udev/rules.d", "rules");
-    udev_rules.extend(texts(paths, "/usr/lib/udev/rules.d", "rules"));
+    let rules = ["/etc/udev/rules.d", "/lib/udev/rules.d", "/usr/lib/udev/rules.d"];
     Boot {
-        refresh_unit: std::fs::read_to_string(units.join(UNIT)).ok(),
+        refresh_unit: std::fs::read_to_string(&path).ok(),
+        refresh_path: path.display().to_string(),
         // The link leads to a path of the running system, whatever root it lies below.
-        is_enabled: units.join("multi-user.target.wants").join(UNIT).is_symlink(),
+        is_enabled: paths.units().join("multi-user.target.wants").join(UNIT).is_symlink(),
+        units: enabled_units(paths),
         modules_load,
-        udev_rules,
+        udev_rules: rules.iter().flat_map(|directory| texts(paths, directory, "rules")).collect(),
     }
+}
+
+/// The texts of the units that another one wants or requires by a link, as `systemctl enable` makes
+/// it; ours not among them.
+fn enabled_units(paths: &Paths) -> Vec<String> {
+    let is_of_links = |path: &Path| {
+        let extension = path.extension().unwrap_or_default();
+        extension == "wants" || extension == "requires"
+    };
+    let mut texts = Vec::new();
+    for directory in entries(&paths.units()).filter(|path| is_of_links(path)) {
+        for link in entries(&directory).filter(|link| !link.ends_with(UNIT)) {
+            let text = match std::fs::read_link(&link) {
+                Ok(target) if target.is_absolute() => {
+                    std::fs::read_to_string(paths.host_path(&target.to_string_lossy()))
+                }
+                _ => std::fs::read_to_string(&link),
+            };
+            texts.extend(text);
+        }
+    }
+    texts
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// The texts of the files with this extension in a directory; unreadable ones are as if missing.
 fn texts(paths: &Paths, directory: &str, extension: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(paths.host_path(directory)).into_iter().flatten().flatten();
-    let is_one = |path: &Path| path.extension().is_some_and(|found| found == extension);
-    let files = entries.map(|entry| entry.path()).filter(|path| is_one(path));
+    let is_one = |path: &PathBuf| path.extension().is_some_and(|found| found == extension);
+    let files = entries(&paths.host_path(directory)).filter(is_one);
     files.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+}
+
+fn unread(source: Option<Source>, error: Error) -> Unread {
+    let hint = error.hints().first().cloned();
+    Unread { source, why: in_one_line(error), hint }
 }
 
 /// An error as the reason of something that is told in a sentence.

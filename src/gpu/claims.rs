@@ -1,5 +1,6 @@
 //! Which PCI devices a virtual machine claims: `hostpci<n>` of its configuration, by address or by
-//! a mapping of the datacentre.
+//! a mapping of the datacentre. A mediated device (`mdev`) leaves the GPU with the host's driver, and
+//! claims nothing.
 //!
 //! The forms are those of `PVE::QemuServer::PCI` (qemu-server) and `PVE::Mapping::PCI`
 //! (pve-guest-common), whose file is a `PVE::SectionConfig` (pve-common).
@@ -7,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::pci::{PciAddress, PciSelector};
-use crate::container::config::{Dialect, LineKind, LxcConfig};
+use crate::container::config::{Dialect, LineKind, LxcConfig, is_true};
 
 /// The mappings of `/etc/pve/mapping/pci.cfg`: on this node, which devices a name stands for.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,7 @@ impl PciMappings {
     pub fn parse(text: &str, node: &str) -> Self {
         let mut mappings = Self::default();
         let mut name = None;
+        let mut mediated = Vec::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             if line.trim().is_empty() {
                 name = None;
@@ -31,8 +33,13 @@ impl PciMappings {
             {
                 let found = property(map, "path").map(selectors).unwrap_or_default();
                 mappings.devices.entry(name.to_owned()).or_default().extend(found);
+            } else if let (Some(name), Some(value)) = (name, line.trim().strip_prefix("mdev "))
+                && is_true(value.trim())
+            {
+                mediated.push(name);
             }
         }
+        mappings.devices.retain(|name, _| !mediated.contains(&name.as_str()));
         mappings
     }
 }
@@ -57,7 +64,7 @@ impl PciClaims {
             }
         }
         let mut devices = Vec::new();
-        for value in settings.values() {
+        for value in settings.values().filter(|value| property(value, "mdev").is_none()) {
             let by_default = value.split(',').next().filter(|first| !first.contains('='));
             let host = property(value, "host").or(by_default);
             devices.extend(host.map(selectors).unwrap_or_default());
@@ -91,7 +98,9 @@ mod tests {
     const MAPPINGS: &str = "gpu\n\tcomment 01:00.0, the first\n\
         \tmap id=10de:2204,iommugroup=14,node=pve,path=0000:41:00.0,subsystem-id=10de:1454\n\
         \tmap id=10de:2204,iommugroup=2,node=other,path=0000:01:00.0\n\n\
-        pair\n\tmap id=10de:2204,node=pve,path=0000:81:00;0000:c1:00.0\n";
+        pair\n\tmap id=10de:2204,node=pve,path=0000:81:00;0000:c1:00.0\n\n\
+        vgpu\n\tmap id=10de:2204,node=pve,path=0000:a1:00.0\n\tmdev 1\n\n\
+        whole\n\tmdev 0\n\tmap id=10de:2204,node=pve,path=0000:b1:00.0\n";
 
     fn claims(configuration: &str, address: &str) -> bool {
         let mappings = PciMappings::parse(MAPPINGS, "pve");
@@ -120,6 +129,14 @@ mod tests {
         assert!(claims("hostpci1: mapping=pair\n", "0000:c1:00.0"));
         assert!(claims("hostpci1: mapping=pair\n", "0000:81:00.1"));
         assert!(!claims("hostpci1: mapping=unknown\n", "0000:41:00.0"));
+    }
+
+    #[test]
+    fn a_mediated_device_leaves_the_gpu_to_the_host() {
+        assert!(!claims("hostpci0: 0000:01:00.0,mdev=nvidia-63\n", "0000:01:00.0"));
+        assert!(!claims("hostpci0: mapping=gpu,mdev=nvidia-63\n", "0000:41:00.0"));
+        assert!(!claims("hostpci0: mapping=vgpu\n", "0000:a1:00.0"));
+        assert!(claims("hostpci0: mapping=whole\n", "0000:b1:00.0"));
     }
 
     #[test]

@@ -15,7 +15,9 @@ use std::io;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Capability, Gpu, HostNode, ModuleFlavour, PciAddress, PciGpu, mig_instances};
+use crate::gpu::{
+    Capability, Gpu, HostNode, ModuleFlavour, PciAddress, PciGpu, Source, mig_instances,
+};
 use crate::host::paths::Paths;
 use crate::version::DriverVersion;
 
@@ -48,8 +50,8 @@ impl Inventory {
     /// Host error for a file of the kernel that cannot be read or understood, and for a GPU that
     /// does not answer.
     pub fn read(paths: &Paths) -> Result<Self> {
-        let (inventory, problems) = Self::read_leniently(paths)?;
-        problems.into_iter().next().map_or(Ok(inventory), Err)
+        let (inventory, errors) = Self::read_what_answers(paths);
+        errors.into_iter().next().map_or(Ok(inventory), |(_, error)| Err(error))
     }
 
     /// The same without the GPUs that do not answer or are not understood, each with its error: for
@@ -58,11 +60,27 @@ impl Inventory {
     /// # Errors
     /// Host error for another file of the kernel that cannot be read or understood.
     pub fn read_leniently(paths: &Paths) -> Result<(Self, Vec<Error>)> {
-        let module = kernel::module(&paths.proc_nvidia())?;
-        let (capabilities, unmade) = kernel::capabilities(&paths.proc_nvidia())?;
-        let nodes = nodes::list(&paths.dev())?;
-        let (mut gpus, problems) = kernel::gpus(&paths.proc_nvidia())?;
-        if gpus.is_empty() && problems.is_empty() && module.is_none() {
+        let (inventory, errors) = Self::read_what_answers(paths);
+        let (gpus, others): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(|(source, _)| *source == Source::Gpus);
+        let problems = gpus.into_iter().map(|(_, error)| error).collect();
+        others.into_iter().next().map_or(Ok((inventory, problems)), |(_, error)| Err(error))
+    }
+
+    /// The same, without what cannot be read, and why that cannot.
+    pub fn read_what_answers(paths: &Paths) -> (Self, Vec<(Source, Error)>) {
+        let mut errors = Vec::new();
+        let module = kernel::module(&paths.proc_nvidia());
+        let module = kept(module, Source::Module, &mut errors);
+        let is_module_known = errors.is_empty();
+        let capabilities = kernel::capabilities(&paths.proc_nvidia());
+        let (capabilities, unmade) = kept(capabilities, Source::Capabilities, &mut errors);
+        let nodes = kept(nodes::list(&paths.dev()), Source::Nodes, &mut errors);
+        let found = kept(kernel::gpus(&paths.proc_nvidia()), Source::Gpus, &mut errors);
+        let has_any = !found.is_empty();
+        let answers = |gpu: Result<Gpu>| gpu.map_err(|error| errors.push((Source::Gpus, error)));
+        let mut gpus: Vec<Gpu> = found.into_iter().flat_map(answers).collect();
+        if !has_any && module.is_none() && is_module_known {
             gpus = nodes.iter().filter_map(gpu_of_node).collect();
         }
         gpus.sort_by_key(|gpu| (PciAddress::parse(&gpu.pci_address), gpu.minor));
@@ -70,15 +88,23 @@ impl Inventory {
             gpu.index = index;
             gpu.mig = mig_instances(&capabilities, gpu.minor);
         }
-        let majors = majors(paths)?;
-        let pci = pci::gpus(paths)?;
-        Ok((Self { module, gpus, pci, nodes, majors, capabilities, unmade }, problems))
+        let majors = kept(majors(paths), Source::Majors, &mut errors);
+        let pci = kept(pci::gpus(paths), Source::Pci, &mut errors);
+        (Self { module, gpus, pci, nodes, majors, capabilities, unmade }, errors)
     }
 
     /// The loaded module's version.
     pub fn module_version(&self) -> Option<&DriverVersion> {
         self.module.as_ref().map(|(version, _)| version)
     }
+}
+
+/// What was read, or nothing and the error.
+fn kept<T: Default>(read: Result<T>, source: Source, errors: &mut Vec<(Source, Error)>) -> T {
+    read.unwrap_or_else(|error| {
+        errors.push((source, error));
+        T::default()
+    })
 }
 
 /// What is known of a GPU by its node alone.

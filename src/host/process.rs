@@ -23,6 +23,7 @@ use super::cancel::Cancel;
 use super::runlog::RunLog;
 use super::sys::pidfd_open;
 use crate::error::{Error, Result};
+use crate::shell::quoted;
 
 /// Output kept of one stream; what comes before it is dropped.
 const KEPT: usize = 4 << 20;
@@ -69,21 +70,17 @@ impl Command {
 impl fmt::Display for Command {
     /// The command line as a shell would take it; long arguments (scripts) are shortened.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&quoted(&self.program.to_string_lossy()))?;
-        self.arguments.iter().try_for_each(|argument| write!(f, " {}", quoted(argument)))
+        f.write_str(&shown(&self.program.to_string_lossy()))?;
+        self.arguments.iter().try_for_each(|argument| write!(f, " {}", shown(argument)))
     }
 }
 
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+fn shown(text: &str) -> String {
     if text.contains('\n') {
         let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         return format!("'{} …'", first.trim_start_matches(['#', ' ']).replace('\'', ""));
     }
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    quoted(text)
 }
 
 /// How a command ended.

@@ -38,6 +38,9 @@ const SHIPPED: [(&str, &str); 3] = [
 const PINS: &str = include_str!("../../recipes/pins.toml");
 const REPOSITORIES: &str = include_str!("../../recipes/repositories.toml");
 
+/// The recipe that is used unless another one is named.
+pub const DEFAULT: &str = "cuda-12-8";
+
 /// The profile that installs everything a recipe names.
 pub const FULL: &str = "full";
 

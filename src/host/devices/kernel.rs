@@ -16,18 +16,10 @@ pub(super) fn module(directory: &Path) -> Result<Option<(DriverVersion, ModuleFl
     parse_module_version(&text).map(Some).map_err(|error| misunderstood(error, &path))
 }
 
-/// The GPUs that the module drives, and what is wrong with those that cannot be read; their indices
-/// are not yet given.
-pub(super) fn gpus(directory: &Path) -> Result<(Vec<Gpu>, Vec<Error>)> {
+/// The GPUs that the module drives, or why one cannot be read; their indices are not yet given.
+pub(super) fn gpus(directory: &Path) -> Result<Vec<Result<Gpu>>> {
     let directory = directory.join("gpus");
-    let (mut gpus, mut problems) = (Vec::new(), Vec::new());
-    for address in names_in(&directory)? {
-        match gpu(&directory, &address) {
-            Ok(gpu) => gpus.push(gpu),
-            Err(error) => problems.push(error),
-        }
-    }
-    Ok((gpus, problems))
+    Ok(names_in(&directory)?.iter().map(|address| gpu(&directory, address)).collect())
 }
 
 fn gpu(directory: &Path, address: &str) -> Result<Gpu> {

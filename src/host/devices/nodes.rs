@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Inventory, names_in};
 use crate::container::passthrough::{DeviceNode, NodeKind};
 use crate::error::{Error, Result};
-use crate::gpu::{Assigned, HostNode};
+use crate::gpu::{Assigned, HostNode, WrongMajor, wrong_major};
 use crate::host::paths::Paths;
 
 /// Nodes that every container with a GPU needs.
@@ -132,30 +132,22 @@ fn directory(paths: &Paths) -> DeviceNode {
 /// Why a node leads to no driver, or to another one: a major that was given out at an earlier load
 /// of the module.
 fn staleness(inventory: &Inventory, node: &DeviceNode) -> Option<String> {
-    let name = node.path.strip_prefix("/dev/").unwrap_or_default();
-    let drivers: &[&str] = match name {
-        "nvidia-uvm" | "nvidia-uvm-tools" => &["nvidia-uvm"],
-        _ if name.starts_with("nvidia-caps") => &["nvidia-caps"],
-        _ => &["nvidia", "nvidia-frontend", "nvidiactl"],
+    let wrong = |(major, _): &(u64, u64)| {
+        wrong_major(&inventory.majors, &node.path, *major).map(|wrong| (*major, wrong))
     };
-    let majors = &inventory.majors;
-    let expected = drivers.iter().find_map(|driver| majors.get(*driver));
-    let wrong = node.numbers.iter().find(|found| Some(&found.0) != expected)?;
+    let (major, wrong) = node.numbers.iter().find_map(wrong)?;
     let what = match node.kind {
         NodeKind::File => format!("`{}`", node.path),
         NodeKind::Directory => format!("a node in `{}`", node.path),
     };
-    match expected {
-        Some(expected) => Some(format!("{what} has major {}, its driver {expected}", wrong.0)),
-        // Drivers before 450 have no capabilities; and where `/proc/devices` knows nothing of
-        // NVIDIA at all, there is nothing to compare with.
-        None if name.starts_with("nvidia-uvm")
-            && majors.keys().any(|key| key.starts_with("nvidia")) =>
-        {
-            Some(format!("{what} leads nowhere: the module `nvidia-uvm` is not loaded"))
+    Some(match wrong {
+        WrongMajor::DriverHas(expected) => {
+            format!("{what} has major {major}, its driver {expected}")
         }
-        None => None,
-    }
+        WrongMajor::NoDriver => {
+            format!("{what} leads nowhere: the module `nvidia-uvm` is not loaded")
+        }
+    })
 }
 
 fn refuse(missing: &[String], stale: &[String]) -> Result<()> {

@@ -13,7 +13,7 @@ const NVIDIA: u32 = 0x10de;
 /// Classes of display controllers, without the programming interface: VGA, and 3D.
 const DISPLAY: [u32; 2] = [0x0300, 0x0302];
 
-/// Every NVIDIA display controller, in PCI order.
+/// Every NVIDIA display controller, in PCI order; virtual functions (SR-IOV) are none.
 pub(super) fn gpus(paths: &Paths) -> Result<Vec<PciGpu>> {
     let directory = paths.pci_devices();
     let mut found = Vec::new();
@@ -23,6 +23,10 @@ pub(super) fn gpus(paths: &Paths) -> Result<Vec<PciGpu>> {
         // A device can be unplugged while it is looked at.
         let Some(vendor) = number_in(&device.join("vendor"))? else { continue };
         if vendor != NVIDIA {
+            continue;
+        }
+        // A virtual function is a part of the GPU that it names.
+        if device.join("physfn").is_symlink() {
             continue;
         }
         let Some(class) = number_in(&device.join("class"))? else { continue };

@@ -138,3 +138,35 @@ fn virtual_machines_are_named_by_number_even_without_a_link_to_the_node() {
     ]);
     assert_eq!(Inventory::read(&paths).unwrap().pci[0].claimed_by, [101, 1000]);
 }
+
+#[test]
+fn virtual_functions_of_a_gpu_are_no_gpus() {
+    let device = |name: &str| format!("sys/bus/pci/devices/{name}");
+    let names = ["0000:41:00.0", "0000:41:00.4"];
+    let files = names
+        .map(|name| [(device(name) + "/vendor", "0x10de"), (device(name) + "/class", "0x030200")]);
+    let files: Vec<(&str, &str)> =
+        files.iter().flatten().map(|(path, text)| (path.as_str(), *text)).collect();
+    let (root, paths) = host_with(&files);
+    assert_eq!(Inventory::read(&paths).unwrap().pci.len(), 2);
+    let link = root.path().join(device(names[1])).join("physfn");
+    std::os::unix::fs::symlink("../0000:41:00.0", link).unwrap();
+    let found = Inventory::read(&paths).unwrap().pci;
+    assert_eq!(found.iter().map(|gpu| gpu.address.as_str()).collect::<Vec<_>>(), [names[0]]);
+}
+
+#[test]
+fn what_answers_is_read_beside_what_does_not() {
+    let (_root, paths) = host_with(&[
+        ("proc/driver/nvidia/version", VERSION),
+        ("proc/driver/nvidia/gpus/0000:81:00.0/information", &information(1, "0000:81:00.0")),
+        (GPU, ""),
+        ("proc/devices", "x"),
+    ]);
+    let (inventory, errors) = Inventory::read_what_answers(&paths);
+    assert_eq!(inventory.module_version().unwrap().as_str(), "580.76.05");
+    assert_eq!(inventory.gpus.iter().map(|gpu| gpu.minor).collect::<Vec<_>>(), [1]);
+    let sources: Vec<Source> = errors.iter().map(|(source, _)| *source).collect();
+    assert_eq!(sources, [Source::Gpus, Source::Majors]);
+    assert!(errors[0].1.what().contains("GPU `0000:01:00.0`"));
+}
