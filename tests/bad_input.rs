@@ -366,8 +366,6 @@ fn without_the_cluster_file_system_every_verb_that_needs_it_says_so() {
     scene.host.run(&scene.plan()).code(4).shows(what).shows(hint);
     for arguments in [
         &["detach", &scene.ctid][..],
-        &["doctor"],
-        &["doctor", &scene.ctid],
         &["refresh"],
         &["phoenix", &scene.ctid, "0", "580.76.05", "http://10.99.0.1/", "http://10.99.0.1/"],
         &["prefetch", "--for", &scene.ctid, "--recipe", &scene.recipe],
@@ -375,6 +373,10 @@ fn without_the_cluster_file_system_every_verb_that_needs_it_says_so() {
         let run = scene.host.run(arguments);
         assert_eq!(run.code, 4, "{arguments:?}: {}{}", run.stdout, run.stderr);
         run.says(what).says(hint);
+    }
+    for arguments in [&["doctor"][..], &["doctor", &scene.ctid]] {
+        let run = scene.host.run(arguments).code(10);
+        run.shows(what).shows("remedy: `systemctl status pve-cluster` says why");
     }
     let run = scene.host.run(&["gpus"]).code(0).shows("0000:81:00.0");
     run.says("which containers have a GPU is not known").says(what);

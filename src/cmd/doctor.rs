@@ -95,12 +95,17 @@ fn containers(
     Ok((containers, None))
 }
 
-/// The containers that were named, each once; all are there.
+/// The containers that were named, each once; none is known not to be there.
 fn named(names: &[String], runtime: &dyn Runtime) -> Result<Vec<Ctid>> {
     let mut ctids: Vec<Ctid> = Vec::new();
     for name in names {
         let ctid = Ctid::parse(name)?;
-        runtime.locate(&ctid)?;
+        // That it cannot be read is a finding.
+        if let Err(error) = runtime.locate(&ctid)
+            && error.code() != ExitCode::Host
+        {
+            return Err(error);
+        }
         if !ctids.contains(&ctid) {
             ctids.push(ctid);
         }

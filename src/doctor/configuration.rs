@@ -26,12 +26,12 @@ pub(super) const CHECKS: &[(CheckName, ContainerCheck)] = &[
 ];
 
 fn unreadable(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
-    let unreachable = match &container.state {
-        Reached::Unreachable(why) => Some(why),
-        Reached::Stopped | Reached::Running(_) => None,
+    let problem = match (&container.unread, &container.state) {
+        (Some(unread), _) => unread.problem(&container.path),
+        (None, Reached::Unreachable(why)) => Problem::error(&container.path, why),
+        (None, Reached::Stopped | Reached::Running(_)) => return Ok(Vec::new()),
     };
-    let why = container.unread.as_ref().or(unreachable);
-    Ok(why.map(|why| Problem::error(&container.path, why)).into_iter().collect())
+    Ok(vec![problem])
 }
 
 fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {

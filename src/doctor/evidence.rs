@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{Problem, Remedy};
 use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::facts::Facts;
@@ -34,7 +35,7 @@ pub struct HostEvidence<'a> {
     pub unread: &'a [Unread],
 }
 
-/// Something of the host that could not be read: what is known of it is not all.
+/// Something that could not be read: what is known of the host, or of a container, is not all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     /// What; `None` for something that no check of the host needs.
@@ -43,6 +44,13 @@ pub struct Unread {
     pub why: String,
     /// What helps.
     pub hint: Option<String>,
+}
+
+impl Unread {
+    pub(super) fn problem(&self, looked_at: &str) -> Problem {
+        let remedy = self.hint.clone().map(Remedy::Advice);
+        Problem { remedy, ..Problem::error(looked_at, &self.why) }
+    }
 }
 
 impl<'a> HostEvidence<'a> {
@@ -108,7 +116,7 @@ pub struct ContainerEvidence {
     /// Its configuration.
     pub config: LxcConfig,
     /// Why its configuration could not be read; it is empty then.
-    pub unread: Option<String>,
+    pub unread: Option<Unread>,
     /// What nvstage has applied to it; an error is why that cannot be read.
     pub journal: Result<Option<Journal>, String>,
     /// Whether it runs, and what is seen inside.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::configuration::attached;
-use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile, Unread};
+use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile};
 use super::lines::{self, Passed};
-use super::{CheckName, HostCheck, Judged, Problem, Remedy, containers_named, listed, number};
+use super::{CheckName, HostCheck, Judged, Problem, containers_named, listed, number};
 use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::gpu::{HostNode, PciGpu, Source, WrongMajor, wrong_major};
@@ -24,11 +24,7 @@ pub(super) const CHECKS: &[(CheckName, &str, HostCheck)] = &[
 ];
 
 fn unreadable(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
-    let problem = |unread: &Unread| {
-        let remedy = unread.hint.clone().map(Remedy::Advice);
-        Problem { remedy, ..Problem::error("the host's own files", &unread.why) }
-    };
-    Ok(host.unread.iter().map(problem).collect())
+    Ok(host.unread.iter().map(|unread| unread.problem("the host's own files")).collect())
 }
 
 fn kernel_module(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {

@@ -268,7 +268,7 @@ pub fn examine(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Dia
     }
     for container in containers {
         let whose = Some(&container.ctid);
-        let unread = container.unread.as_ref();
+        let unread = container.unread.as_ref().map(|unread| &unread.why);
         for (check, made) in configuration::CHECKS {
             let judged = match unread.filter(|_| *check != CheckName::Unreadable) {
                 Some(why) => Err(why.clone()),
@@ -380,7 +380,8 @@ mod tests {
     #[test]
     fn a_container_that_cannot_be_read_is_a_finding_and_the_others_are_looked_at() {
         let (host, mut sick) = (healthy_host(), container(""));
-        sick.unread = Some("failed to read it: Input/output error".to_owned());
+        let why = "failed to read it: Input/output error".to_owned();
+        sick.unread = Some(Unread { source: None, why, hint: None });
         let diagnosis = examine(&host_of(&host), &[sick, running(container(CONFIG))]);
         assert_eq!(diagnosis.findings.len(), 1);
         assert_eq!(diagnosis.findings[0].check, CheckName::Unreadable);

@@ -82,11 +82,8 @@ pub fn container(session: &Session<'_>, process: Result<Option<u32>>) -> Result<
         Ok((path, config)) => (path, config, None),
         Err(error) => {
             let config = LxcConfig::parse(&[], session.runtime.dialect());
-            (
-                format!("the configuration of {}", session.ctid.as_str()),
-                config,
-                Some(in_one_line(error)),
-            )
+            let path = format!("the configuration of {}", session.ctid.as_str());
+            (path, config, Some(self::unread(None, error)))
         }
     };
     let state = match process {
