@@ -534,7 +534,10 @@ fn another_process_is_waited_for() {
     let cache = directory.path().join("cache");
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| assert!(prefetch(&cache, &url, &[]).status.success()));
+            scope.spawn(|| {
+                let run = prefetch(&cache, &url, &[]);
+                assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+            });
         }
     });
     assert_eq!(server.bytes_sent(), content.len() as u64);
