@@ -87,9 +87,6 @@ fn containers(
     Ok(reports)
 }
 
-/// How long after an edit the hook of a stop may still write the old file.
-const SETTLED: Duration = Duration::from_secs(2);
-
 /// Looks once more at the rules that were rewritten, after a moment: a hook that Proxmox runs at a
 /// stop writes what it has read before.
 fn seen_to_stay(
@@ -104,7 +101,7 @@ fn seen_to_stay(
     if !reports.iter().any(is_changed) {
         return Ok(());
     }
-    context.host.wait(SETTLED)?;
+    context.host.wait(configure::SETTLED)?;
     for report in reports.iter_mut().filter(|report| is_changed(report)) {
         let ctid = report.container.clone();
         let session = Session { host: context.host, runtime, ctid: &ctid, log };

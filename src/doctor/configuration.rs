@@ -127,7 +127,7 @@ fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> 
     // A later `deny: a` takes it back.
     let mut last = rules.iter().rev().take_while(|rule| !rule.rule.denies_all());
     let last = last.find(|rule| rule.rule.allows_all());
-    let Some(rule) = last.filter(|_| passes(container)) else { return Ok(Vec::new()) };
+    let Some(rule) = last.filter(|_| container.passes()) else { return Ok(Vec::new()) };
     let effect = match container.config.is_unprivileged() {
         true => "in an unprivileged container it has no effect",
         false => "the container may open every device of the host",
@@ -159,7 +159,7 @@ fn needs_rules(host: &HostEvidence<'_>, container: &ContainerEvidence) -> bool {
 
 fn capabilities(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     let emptied = lines::values(&container.config, "lxc.cap.drop");
-    let emptied = emptied.iter().filter(|(_, value)| value.is_empty() && passes(container));
+    let emptied = emptied.iter().filter(|(_, value)| value.is_empty() && container.passes());
     let problem = |(number, _): &(usize, String)| {
         let text = "an empty `lxc.cap.drop` gives the container capabilities that no GPU needs";
         Problem::warning(at(container, *number), text)
@@ -171,7 +171,7 @@ fn capabilities(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
 fn apparmor(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     let profiles = ["lxc.apparmor.profile", "lxc.aa_profile"];
     let set = profiles.iter().filter_map(|key| lines::values(&container.config, key).pop());
-    let unconfined = set.filter(|(_, value)| value == "unconfined" && passes(container));
+    let unconfined = set.filter(|(_, value)| value == "unconfined" && container.passes());
     let problem = |(number, _): (usize, String)| {
         let text = "AppArmor does not confine the container, which no GPU needs";
         Problem::warning(at(container, number), text).remedy(remedy::remove_line(container, number))
@@ -298,11 +298,6 @@ fn mode_of(device: &MadeDevice) -> &str {
 pub(super) fn attached(container: &ContainerEvidence) -> Option<&Journal> {
     let journal = container.journal.as_ref().ok()?.as_ref()?;
     (journal.state == State::Attached).then_some(journal)
-}
-
-/// Whether the container is given devices of NVIDIA's; what others may do is not judged.
-fn passes(container: &ContainerEvidence) -> bool {
-    !lines::passed(&container.config).is_empty()
 }
 
 fn at(container: &ContainerEvidence, number: usize) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Problem, Remedy};
+use super::{Problem, Remedy, lines};
 use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::facts::Facts;
@@ -121,6 +121,13 @@ pub struct ContainerEvidence {
     pub journal: Result<Option<Journal>, String>,
     /// Whether it runs, and what is seen inside.
     pub state: State,
+}
+
+impl ContainerEvidence {
+    /// Whether it is given devices of NVIDIA's; what other containers may do is not judged.
+    pub(super) fn passes(&self) -> bool {
+        !lines::passed(&self.config).is_empty()
+    }
 }
 
 /// Whether a container runs.

@@ -31,7 +31,7 @@ fn driver_version(
 ) -> Judged {
     let module = host.loaded()?;
     // What is left in a container without GPUs harms nobody, and musl has a finding of its own.
-    if !passes(container) || inside.c_library == CLibrary::Musl {
+    if !container.passes() || inside.c_library == CLibrary::Musl {
         return Ok(Vec::new());
     }
     let mut versions: Vec<(String, DriverVersion)> = Vec::new();
@@ -203,7 +203,7 @@ fn docker_cgroups(_: &HostEvidence<'_>, container: &ContainerEvidence, inside: &
 }
 
 fn musl(_: &HostEvidence<'_>, container: &ContainerEvidence, inside: &Inside) -> Judged {
-    if inside.c_library != CLibrary::Musl || !passes(container) {
+    if inside.c_library != CLibrary::Musl || !container.passes() {
         return Ok(Vec::new());
     }
     let text = "the container's C library is musl: NVIDIA's libraries need glibc";
@@ -233,10 +233,6 @@ fn file_version(name: &str) -> Option<DriverVersion> {
     let is_drivers = stem == "libcuda" || stem.starts_with("libnvidia-");
     let major: u32 = version.split('.').next()?.parse().ok()?;
     (is_drivers && major >= 100).then(|| DriverVersion::parse(version).ok()).flatten()
-}
-
-fn passes(container: &ContainerEvidence) -> bool {
-    !lines::passed(&container.config).is_empty()
 }
 
 #[cfg(test)]

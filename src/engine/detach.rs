@@ -30,8 +30,6 @@ const PURGE: &str = concat!(include_str!("../prelude.sh"), include_str!("purge.s
 const LOG: &str = "/var/log/nvstage-nvidia-installer.log";
 /// Removing takes seconds, purging packages minutes.
 const LIMIT: Duration = Duration::from_secs(1800);
-/// How long after an edit of a stopped container the hook of its stop may still write the old file.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// What is taken out beside the device lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +144,7 @@ impl Work<'_> {
             let outcome = match (was_running, changed || still_has(session, taken)?) {
                 (_, false) => Outcome::Unchanged("no restart needed".to_owned()),
                 (false, true) => {
-                    wait::wait(SETTLED, &session.host.cancel)?;
+                    wait::wait(configure::SETTLED, &session.host.cancel)?;
                     Outcome::Unchanged("stopped".to_owned())
                 }
                 (true, true) => {
