@@ -51,6 +51,30 @@ pub enum Event {
         /// A sentence fragment.
         text: String,
     },
+    /// The work on many containers began.
+    BatchStarted {
+        /// How many there are.
+        containers: usize,
+        /// How many of them are worked on at a time.
+        jobs: usize,
+    },
+    /// The work on one container of a batch began.
+    ContainerStarted {
+        /// Which one.
+        container: Ctid,
+    },
+    /// The work on one container of a batch ended.
+    ContainerEnded {
+        /// Which one.
+        container: Ctid,
+        /// What it came to, in a word: `done`, `unchanged`, `failed`, `skipped`.
+        outcome: &'static str,
+        /// The exit code for this container alone.
+        exit: u8,
+        /// How long it took.
+        #[serde(serialize_with = "as_seconds")]
+        took: Duration,
+    },
     /// A container's work ended with an error; the others go on.
     Failed {
         /// The whole error, as [`crate::error::Error`] prints it.

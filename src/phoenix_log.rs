@@ -64,6 +64,9 @@ impl Events for PhoenixLog {
             Event::Detail { text } | Event::Note { text } => self.write(Level::Info, &text),
             Event::Warning { text } => self.write(Level::Info, &format!("warning: {text}")),
             Event::Failed { text } => self.write(Level::Error, &text),
+            Event::BatchStarted { .. }
+            | Event::ContainerStarted { .. }
+            | Event::ContainerEnded { .. } => {}
         }
     }
 }

@@ -173,7 +173,10 @@ impl Printer {
                 self.say(&format!("{}{step}: {outcome} ({seconds:.1} s)", name(&container)));
             }
             Event::Progress { name, done, total } => self.progress(&name, done, total),
-            Event::Detail { .. } => {}
+            Event::Detail { .. }
+            | Event::BatchStarted { .. }
+            | Event::ContainerStarted { .. }
+            | Event::ContainerEnded { .. } => {}
             Event::Note { text } => self.say(&text),
             Event::Warning { text } => self.say(&format!("warning: {text}")),
             Event::Failed { text } => self.say(&format!("error: {text}")),

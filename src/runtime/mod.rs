@@ -48,8 +48,8 @@ pub enum DeviceEntries {
     Running,
 }
 
-/// A way to drive containers.
-pub trait Runtime {
+/// A way to drive containers, several of them at once.
+pub trait Runtime: Sync {
     /// `pct` or `lxc`.
     fn name(&self) -> &'static str;
 
