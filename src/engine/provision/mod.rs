@@ -176,7 +176,7 @@ impl Job<'_> {
         let facts = survey::inside(self.session, look)?;
         survey::refuse_system(&facts)?;
         let root = survey::root(self.session, pid)?;
-        let driver = driver::state(&root, self.package());
+        let driver = driver::state_since(self.session, &root, self.package());
         let answering = survey::answering(self.session, &wish.nodes, &facts);
         Ok(Inside { pid, facts, driver, answering })
     }
@@ -236,7 +236,7 @@ impl Job<'_> {
             installed?;
             removed?;
             let root = survey::root(session, seen.pid)?;
-            match driver::state(&root, job.package()) {
+            match driver::state_since(session, &root, job.package()) {
                 DriverState::Complete => Ok((Outcome::Changed(what), ())),
                 DriverState::Damaged(problems) => {
                     let shown = problems[..problems.len().min(5)].join("\n");
