@@ -132,3 +132,139 @@ fn a_record_that_cannot_be_used_is_written_anew() {
     host.shell("rm -r /var/lib/nvstage/verified; echo > /var/lib/nvstage/verified").code(0);
     assert_unchanged(provision(&host, &site.driver_only(), &ctid));
 }
+
+/// A template of a provisioned container, by the recipe of `docs/fastest.md`.
+fn template(host: &Host, recipe: &str, privilege: &str, options: &[&str]) -> String {
+    let ctid = host.container(privilege, options);
+    host.start(&ctid);
+    provision(host, recipe, &ctid).code(0);
+    host.shell(&format!("pct shutdown {ctid} && pct template {ctid}")).code(0);
+    assert!(host.config(&ctid).contains("template: 1\n"), "{}", host.config(&ctid));
+    ctid
+}
+
+/// What the program downloaded, what apt and the installer logged inside.
+fn traces(host: &Host, site: &Site, ctid: &str) -> (usize, String) {
+    let logs = "ls -l --time-style=full-iso /var/log/nvidia-installer.log /var/log/nvstage* /var/log/apt /var/log/dpkg.log 2>&1";
+    (site.server.requests().len(), host.inside(ctid, logs).stdout)
+}
+
+fn a_clone_costs_one_check(privilege: &str, options: &str) {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let source = template(&host, &site.recipe(), privilege, &[&site.distribution()]);
+    let (clone, made) = host.clone_of(&source, options);
+    made.code(0);
+    let config = host.config(&clone);
+    assert!(!config.contains("template") && !config.contains("lock"), "{config}");
+    assert!(config.contains("lxc.mount.entry: /dev/nvidia0 dev/nvidia0 "), "{config}");
+    host.start(&clone);
+    let (init, before) = (host.init(&clone), traces(&host, &site, &clone));
+    host.pct_calls();
+
+    assert_unchanged(provision(&host, &site.recipe(), &clone));
+
+    let calls = host.pct_calls();
+    assert_eq!(calls.len(), 1, "{}", calls.join("\n"));
+    assert!(calls[0].starts_with(&format!("exec {clone} ")), "{}", calls[0]);
+    assert_eq!(host.init(&clone), init, "it was restarted");
+    assert_eq!(traces(&host, &site, &clone), before, "something was downloaded or installed");
+    assert_eq!(host.config(&clone), config);
+    let journal = host.path(&format!("/var/lib/nvstage/containers/{clone}.json"));
+    let journal: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(journal).unwrap()).unwrap();
+    assert_eq!(journal["state"], "attached");
+    assert_eq!(journal["driver"], VERSION);
+    assert!(journal["lines"].to_string().contains("/dev/nvidia0 dev/nvidia0"), "{journal}");
+    // It was hashed once: what was found right is written down for this container too.
+    assert!(record(&host, &clone).unwrap().contains(LIBRARY));
+    assert_unchanged(provision(&host, &site.recipe(), &clone));
+    // It is a container like any other: what is ours is taken out again.
+    host.run(&["detach", &clone]).code(0);
+    assert!(!host.config(&clone).contains("nvidia"), "{}", host.config(&clone));
+}
+
+#[test]
+fn a_linked_clone_of_a_provisioned_template_costs_one_check() {
+    a_clone_costs_one_check("unprivileged", "");
+}
+
+#[test]
+fn a_full_clone_of_a_provisioned_template_costs_one_check() {
+    a_clone_costs_one_check("privileged", "--full 1");
+}
+
+#[test]
+fn a_stopped_clone_is_started_and_looked_at() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let source = template(&host, &site.driver_only(), "unprivileged", &[]);
+    let (clone, made) = host.clone_of(&source, "");
+    made.code(0);
+    host.pct_calls();
+    let run = provision(&host, &site.driver_only(), &clone).code(0);
+    assert!(run.stdout.contains("libraries, nodes, nvidia-smi passed"), "{}", run.stdout);
+    let calls = host.pct_calls();
+    assert!(calls[0].starts_with("start "), "{}", calls.join("\n"));
+    assert_eq!(calls.len(), 2, "{}", calls.join("\n"));
+}
+
+#[test]
+fn a_damaged_clone_is_repaired_and_the_template_and_its_other_clones_are_not_touched() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let source = template(&host, &site.driver_only(), "unprivileged", &[]);
+    let clones = [(); 2].map(|()| host.clone_of(&source, "").0);
+    for clone in &clones {
+        host.start(clone);
+    }
+    host.inside(&clones[0], DAMAGE).code(0);
+    let run = provision(&host, &site.driver_only(), &clones[0]).code(0);
+    assert!(run.stdout.contains("libcuda.so.580.76.05` differs"), "{}", run.stdout);
+    assert_unchanged(provision(&host, &site.driver_only(), &clones[1]));
+}
+
+#[test]
+fn a_clone_made_before_the_host_was_upgraded_gets_the_new_driver() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let source = template(&host, &site.driver_only(), "privileged", &[]);
+    host.load_module("580.95.05");
+    let (clone, made) = host.clone_of(&source, "");
+    made.code(0);
+    host.start(&clone);
+    let run = provision(&host, &site.driver_only(), &clone).code(0);
+    assert!(run.stdout.contains("replace driver 580.76.05 by 580.95.05"), "{}", run.stdout);
+    assert_unchanged(provision(&host, &site.driver_only(), &clone));
+}
+
+#[test]
+fn the_template_itself_is_refused_and_left_alone() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let source = template(&host, &site.driver_only(), "unprivileged", &[]);
+    let config = host.config(&source);
+    host.pct_calls();
+    let recipe = site.driver_only();
+    host.run(&["provision", &source, "--gpus", "0", "--recipe", &recipe])
+        .code(2)
+        .says("it is a template, which can never run")
+        .says("clone it, and provision the clone");
+    assert_eq!(host.config(&source), config);
+    assert_eq!(host.pct_calls().len(), 0);
+}
+
+#[test]
+fn a_container_that_is_being_cloned_is_refused_until_that_has_ended() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let ctid = settled(&host, &site);
+    let config = host.config(&ctid);
+    std::fs::write(host.config_path(&ctid), format!("lock: disk\n{config}")).unwrap();
+    let (_, refused) = host.clone_of(&ctid, "");
+    refused.code(255).says("CT is locked (disk)");
+    let run = provision(&host, &site.driver_only(), &ctid).code(4);
+    assert!(run.stderr.contains("Proxmox has locked it (disk)"), "{}", run.stderr);
+    host.shell(&format!("pct unlock {ctid}")).code(0);
+    assert_unchanged(provision(&host, &site.driver_only(), &ctid));
+}

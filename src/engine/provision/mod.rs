@@ -127,6 +127,7 @@ impl Job<'_> {
         let Some(pid) = pid.or(outside.pid) else {
             return Err(Error::restart("find the container running"));
         };
+        let was_seen = seen.is_some();
         // A container that was stopped is looked into now, and planned once more.
         let (seen, goods, plan) = match (seen, goods) {
             (Some(seen), Some(goods)) => (Inside { pid, ..seen }, goods, plan),
@@ -143,7 +144,11 @@ impl Job<'_> {
         };
         self.driver(&plan, &seen)?;
         self.packages(&plan, &goods, &seen)?;
-        let was_changed = plan.changes() || outside.pid.is_none();
+        // What was looked at after the start is as good as new where nothing was installed since.
+        let was_changed = match was_seen {
+            true => plan.changes(),
+            false => plan.driver.changes() || plan.packages.changes(),
+        };
         self.checks(seen, if was_changed { Fresh::LookAgain } else { Fresh::AsSeen })
     }
 
