@@ -118,6 +118,11 @@ impl Paths {
         self.at("var/lib/nvstage/containers")
     }
 
+    /// Which files of each container were found right, `/var/lib/nvstage/verified`.
+    pub fn verified(&self) -> PathBuf {
+        self.at("var/lib/nvstage/verified")
+    }
+
     /// A path as a container's configuration names it (`/dev/nvidia0`), on this machine.
     pub fn host_path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
