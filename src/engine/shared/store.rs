@@ -301,7 +301,7 @@ impl Slot {
     ) -> Result<Record<T>> {
         let temporary = self.temporary();
         let written = image.write(&temporary, &self.label(), (events, &host.cancel))?;
-        self.unmount(host, Unmounting::Detach)?;
+        self.unmount(host)?;
         files::remove_file(&self.record())?;
         files::rename(&temporary, &self.image())?;
         let recorded = self.stamp().and_then(|stamp| {
@@ -337,7 +337,7 @@ impl Slot {
         if self.is_mounted() {
             return Ok(Mounted::Before);
         }
-        self.unmount(host, Unmounting::Detach)?;
+        self.unmount(host)?;
         let point = self.mount_point();
         files::create_directory(&point)?;
         let options = ["-t", "squashfs", "-o", "loop,ro,nosuid,nodev"];
@@ -356,15 +356,11 @@ impl Slot {
             .hint("is this run in a mount namespace of its own?"))
     }
 
-    /// Unmounts whatever is mounted in the image's place.
-    pub(super) fn unmount(&self, host: &Host, how: Unmounting) -> Result<()> {
+    /// Unmounts whatever image is mounted in this one's place; who uses it keeps it.
+    pub(super) fn unmount(&self, host: &Host) -> Result<()> {
         let point = self.mount_point();
         while mount::image_at(&self.paths, &point).is_some() {
-            let command = Command::new("umount", MOUNT_LIMIT);
-            let command = match how {
-                Unmounting::Detach => command.arg("-l"),
-                Unmounting::Whole => command,
-            };
+            let command = Command::new("umount", MOUNT_LIMIT).arg("-l");
             run(host, command.arg(point.to_string_lossy()), || {
                 Error::host(format!("unmount {}", self.label()))
                     .hint(format!("`fuser -vm {}` shows who uses it", point.display()))
@@ -372,30 +368,6 @@ impl Slot {
         }
         Ok(())
     }
-
-    /// Removes image, record and mount point. For the holder of the lock.
-    pub(super) fn remove(&self, host: &Host) -> Result<()> {
-        self.unmount(host, Unmounting::Whole)?;
-        files::remove_file(&self.record())?;
-        files::remove_file(&self.image())?;
-        self.clear_temporary()?;
-        let point = self.mount_point();
-        match fs::remove_dir(&point) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", &point, &error))
-            }
-            _ => files::sync_directory(point.parent().unwrap_or(&point)),
-        }
-    }
-}
-
-/// What happens to those who use what is unmounted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unmounting {
-    /// They keep it, and nobody else finds it.
-    Detach,
-    /// It is refused while there are any.
-    Whole,
 }
 
 fn run(host: &Host, command: Command, failed: impl Fn() -> Error) -> Result<()> {
