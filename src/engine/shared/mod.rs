@@ -13,7 +13,8 @@
 //! Order of events: [`obtain_driver`] lays out the installer's tree ([`crate::runfile::layout`]),
 //! builds the image and mounts it; [`switch`] points `current` at it. LXC follows that link at each
 //! start of a container, so a container that runs keeps the whole driver that it began with, and one
-//! that starts gets the whole new one.
+//! that starts gets the whole new one. [`obtain_cuda`] unpacks a lock's packages and does the same
+//! with them; there is no `current` for those, a container asks for one of them by name.
 
 use std::path::PathBuf;
 
@@ -22,12 +23,16 @@ use serde::{Deserialize, Serialize};
 use crate::version::DriverVersion;
 
 mod boot;
+mod cuda;
 mod current;
 mod driver;
+mod merge;
+mod package;
 mod sonames;
 mod store;
 
 pub use boot::{AtBoot, SUBJECT, build_from_cache, follow, mount_all};
+pub use cuda::{cuda_at_hand, cuda_by_id, obtain_cuda};
 pub use current::{Switched, current, switch, withdraw};
 pub use driver::{driver_at_hand, obtain_driver};
 pub use store::is_used;
@@ -55,4 +60,23 @@ pub struct DriverImage {
     pub mounted_at: PathBuf,
     /// What lies in it.
     pub layout: Layout,
+}
+
+/// The image of a CUDA toolkit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CudaImage {
+    /// Its name: `12.8-0123456789ab`.
+    pub id: String,
+    /// The directory at which it is mounted on this host.
+    pub mounted_at: PathBuf,
+    /// The directories in it that belong at the same place inside a container, without a leading
+    /// slash: `usr/local/cuda-12.8`, `opt/nvidia`.
+    pub trees: Vec<String>,
+    /// Absolute paths inside a container, for `ld.so.conf.d`.
+    pub library_directories: Vec<String>,
+    /// Links that belong inside: absolute path, target.
+    pub links: Vec<(String, String)>,
+    /// The packages of the lock that apt must still install: those of the distribution, and those of
+    /// NVIDIA's that have files elsewhere than in the trees.
+    pub rest: Vec<String>,
 }

@@ -3,10 +3,11 @@
 //! In a directory of its kind:
 //!
 //! ```text
-//! <name>.squashfs         the image, mode 0444
-//! <name>.json             its record: what it holds, its size, digest and stamp
-//! <name>/                 where it is mounted
-//! .tmp-<name>.squashfs    while it is built, under the lock `/run/nvstage/.<kind>-<name>.lock`
+//! <name>.squashfs               the image, mode 0444
+//! <name>.json                   its record: what it holds, its size, digest and stamp
+//! <name>/                       where it is mounted
+//! .tmp-<name>.squashfs          while it is built, under the lock /run/nvstage/.<kind>-<name>.lock
+//! .tmp-<name>.squashfs.work/    packages unpacked for it
 //! ```
 //!
 //! An image counts as sound while its size, times and inode are those of its record, and is hashed
@@ -191,9 +192,14 @@ impl Slot {
         self.kind.directory(&self.paths).join(format!("{TEMPORARY}{}{IMAGE}.work", self.name))
     }
 
-    /// A dot before the name: no container is called so.
+    /// A dot before the name: no container is called so. The release in a CUDA image's name is known
+    /// only when it is unpacked, and is not in the lock's.
     fn lock_path(&self) -> PathBuf {
-        self.paths.locks().join(format!(".{}-{}.lock", self.kind.word(), self.name))
+        let name = match self.kind {
+            Kind::Driver => self.name.as_str(),
+            Kind::Cuda => self.name.rsplit('-').next().unwrap_or_default(),
+        };
+        self.paths.locks().join(format!(".{}-{name}.lock", self.kind.word()))
     }
 
     /// Keeps others from building, mounting or removing it.
@@ -321,7 +327,8 @@ impl Slot {
         Ok(Stamp::of(&metadata))
     }
 
-    fn clear_temporary(&self) -> Result<()> {
+    /// Removes what is unfinished of this image. For the holder of the lock.
+    pub(super) fn clear_temporary(&self) -> Result<()> {
         files::remove_tree(&self.workplace())?;
         files::remove_file(&self.temporary())
     }
