@@ -20,6 +20,7 @@ pub mod provision;
 pub mod refresh;
 pub mod resolve;
 pub mod seen;
+pub mod shared;
 pub mod sharing;
 pub mod shown;
 pub mod steps;

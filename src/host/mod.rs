@@ -3,6 +3,7 @@
 pub mod cancel;
 pub mod devices;
 pub mod files;
+pub mod image;
 pub mod modules;
 pub mod mount;
 pub mod nodes;

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod server;
+pub mod shared;
 mod site;
 
 pub use site::Site;
