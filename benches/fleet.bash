@@ -177,11 +177,11 @@ measure_shared() {
     local round
     baseline
     fill_shared
-    for round in $(seq "$rounds"); do
+    for round in $(seq 0 "$rounds"); do
+        # The images are built in the first one.
         say "shared, round $round of $rounds"
         fresh_fleet 8
-        provision_fleet "$([ -e "$directory/samples/shared-first" ] && echo shared || echo shared-first)" bench-cuda \
-            --method share --cuda share --offline
+        provision_fleet "$([ "$round" = 0 ] && echo shared-first || echo shared)" bench-cuda --method share --cuda share --offline
         fleet_has "$has_driver; $has_compiler"
         remove_fleet
     done
@@ -248,12 +248,14 @@ measure_upgrade() {
     done
 }
 
-# upgrade NAME RECIPE OPTION…: eight containers follow the host to the next driver, which the cache has.
+# upgrade NAME RECIPE OPTION…: eight containers follow the host to the next driver, which the cache has. `refresh` is what the
+# boot unit runs.
 upgrade() {
     fresh_fleet 8
     nvstage provision --recipe "$directory/$2.toml" --gpus 0 --jobs "$jobs" "${@:3}" "${fleet[@]}" > "$directory/output"
     load_module "$next"
     nvstage prefetch --recipe "$directory/$2.toml" --for debian12 > "$directory/output"
+    nvstage refresh > "$directory/output"
     calls
     timed "upgrade-$1" nvstage sync --restart --jobs "$jobs"
     calls "upgrade-$1-calls"

@@ -88,14 +88,17 @@ median() {
         END { printf "%.12g\n", NR % 2 ? all[(NR + 1) / 2] : (all[NR / 2] + all[NR / 2 + 1]) / 2 }'
 }
 
-# seconds NAME: the median, and the span of all.
+# seconds NAME: the median, and the span of all if there are several.
 seconds() {
     sort -n "$directory/samples/$1" | awk -v median="$(median "$1")" 'NR == 1 { least = $1 }
-        END { printf "%.2f s (%.2f to %.2f)", median, least, $1 }'
+        END { printf NR == 1 ? "%.2f s" : "%.2f s (%.2f to %.2f)", median, least, $1 }'
 }
 
 # ratio NAME NAME [FACTOR]: of the medians; the second is multiplied.
 ratio() { awk "BEGIN { printf \"%.2f\", $(median "$1") / $(median "$2") / ${3:-1} }"; }
+
+# fraction: the same where a hundredth is much.
+fraction() { awk "BEGIN { printf \"%.3f\", $(median "$1") / $(median "$2") / ${3:-1} }"; }
 
 # megabytes NAME: the median of numbers of bytes.
 megabytes() { awk "BEGIN { printf \"%.0f MB\", $(median "$1") / 1000000 }"; }
