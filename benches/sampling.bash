@@ -63,10 +63,10 @@ sum() {
     sample "$new" "$(cd "$directory/samples" && tail -qn 1 "$@" | awk '{ total += $1 } END { printf "%.12g\n", total }')"
 }
 
-# calls [NAME]: how many calls of pct there were since the last time.
+# calls [NAME]: how many calls of pct there were since the last time; a script among the arguments of one has many lines.
 calls() {
     if [ -n "${1:-}" ]; then
-        sample "$1" "$(grep -cE '^(exec|push|start|stop|shutdown|reboot|status|config|set|list)( |$)' /run/pct-front/calls)"
+        sample "$1" "$(grep -cE '^((exec|push|start|stop|shutdown|reboot|status|config|set) [1-9][0-9]+( |$)|list$)' /run/pct-front/calls)"
     fi
     : > /run/pct-front/calls
 }
