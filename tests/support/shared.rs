@@ -99,6 +99,7 @@ impl Machine {
             events: &self.heard,
             cancel: &self.host.cancel,
             published: PublishedDigest::Refused,
+            images: Mutex::default(),
             ready: Mutex::default(),
         }
     }
