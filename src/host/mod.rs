@@ -12,6 +12,7 @@ pub mod process;
 pub mod rootfs;
 pub mod runlog;
 pub mod service;
+pub mod stamp;
 pub mod sys;
 pub mod wait;
 

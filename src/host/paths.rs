@@ -118,6 +118,11 @@ impl Paths {
         self.at("var/lib/nvstage/containers")
     }
 
+    /// Which files of each container were found right, `/var/lib/nvstage/verified`.
+    pub fn verified(&self) -> PathBuf {
+        self.at("var/lib/nvstage/verified")
+    }
+
     /// The driver images that containers share, one a version, and `current`:
     /// `/var/lib/nvstage/driver`.
     pub fn shared_drivers(&self) -> PathBuf {

@@ -250,6 +250,15 @@ impl Host {
         ctid
     }
 
+    /// Clones a container by `pct clone`, and says how that went; the clone is not started.
+    #[track_caller]
+    pub fn clone_of(&self, source: &str, options: &str) -> (String, Run) {
+        let ctid = NEXT_CONTAINER.fetch_add(1, Ordering::Relaxed).to_string();
+        self.containers.lock().unwrap().push(ctid.clone());
+        let run = self.shell(&format!("pct clone {source} {ctid} {options}"));
+        (ctid, run)
+    }
+
     /// Runs a shell script inside a running container.
     #[track_caller]
     pub fn inside(&self, ctid: &str, script: &str) -> Run {
