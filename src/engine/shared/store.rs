@@ -421,3 +421,45 @@ pub fn is_used(paths: &Paths) -> bool {
     let there = |path: &Path| path.is_dir();
     there(&paths.shared_drivers()) || there(&paths.shared_cuda())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::shared::{cuda, driver};
+
+    /// The record of version 1 of an image, found where it lies.
+    fn read<T: DeserializeOwned>(kind: Kind, text: &str) -> Option<Record<T>> {
+        let directory = tempfile::tempdir().unwrap();
+        let slot = Slot::new(&Paths::below(directory.path()), kind, "name");
+        files::create_directory(&kind.directory(&slot.paths)).unwrap();
+        files::replace(&slot.record(), text.as_bytes()).unwrap();
+        slot.read_record().unwrap()
+    }
+
+    #[test]
+    fn records_of_version_1_are_read_for_ever_and_newer_ones_say_nothing() {
+        let text = include_str!("../../../tests/shared/driver-1.json");
+        let record = read::<driver::Content>(Kind::Driver, text).unwrap();
+        assert_eq!(record.content.version.as_str(), "580.76.05");
+        assert_eq!(record.image.size, 4096);
+        for (old, new) in
+            [("\"schema\": 1", "\"schema\": 2"), ("\"inode\"", "\"new\": 1, \"inode\"")]
+        {
+            assert!(read::<driver::Content>(Kind::Driver, &text.replace(old, new)).is_none());
+        }
+        let text = include_str!("../../../tests/shared/cuda-1.json");
+        assert!(read::<cuda::Content>(Kind::Cuda, text).is_some());
+        assert!(read::<cuda::Content>(Kind::Cuda, &text.replace("\"apart\"", "\"a\"")).is_none());
+    }
+
+    #[test]
+    fn all_cuda_images_of_the_same_packages_have_one_lock() {
+        let paths = Paths::below("/");
+        let lock = |kind, name| Slot::new(&paths, kind, name).lock_path();
+        assert_eq!(lock(Kind::Cuda, "12.8-0123456789ab"), lock(Kind::Cuda, "0123456789ab"));
+        assert_eq!(
+            lock(Kind::Driver, "580.76.05"),
+            Path::new("/run/nvstage/.driver-580.76.05.lock")
+        );
+    }
+}
