@@ -261,7 +261,7 @@ for place in $at /mnt; do
     done
 done
 for minor in $(seq 0 63); do
-    mknod /tmp/loop$minor b 7 $minor 2>/dev/null && dd if=/dev/zero of=/tmp/loop$minor bs=512 count=1 conv=notrunc 2>/dev/null && echo \"SUCCEEDED: loop$minor\"
+    mknod /tmp/loop$minor b 7 $minor 2>/dev/null && (: >> /tmp/loop$minor) 2>/dev/null && echo \"SUCCEEDED: loop$minor\"
 done
 ls /var/lib/nvstage 2>/dev/null; true";
 
