@@ -247,7 +247,11 @@ fn describe(edit: &Edit) -> String {
     }
 }
 
-fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
+/// Has NVIDIA's uninstaller remove the driver that it has a record of.
+///
+/// # Errors
+/// Install error with what it said.
+pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
     let root = survey::root(session, pid)?;
     let Some(record) = survey::record(&root) else {
         return forget_driver(session, "no driver of NVIDIA's installer is there");
@@ -296,7 +300,10 @@ fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
 
 /// Removes what was installed for it. The whole set is known and written down before the first
 /// package goes: a run that is cut short is finished by the next one.
-fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
+///
+/// # Errors
+/// Install error when something else needs them, or apt fails.
+pub fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
     let asked = purge_phase(session, "ask", packages)?;
     let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
     let write_down = |set: &[String]| {
