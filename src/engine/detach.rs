@@ -13,10 +13,12 @@ use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::configure::{self, Applied, Change};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
-use crate::engine::survey::{self, Configuration};
+use crate::engine::survey::{self, Configuration, Look};
+use crate::engine::tenant::{self, Images};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::host::paths::Paths;
+use crate::host::rootfs::ContainerRoot;
 use crate::host::{devices, files, wait};
 use crate::journal::{Journal, State};
 use crate::report::{ContainerReport, Outcome, Step};
@@ -100,6 +102,10 @@ impl Work<'_> {
         if removal == Removal::Everything {
             let packages = journal.map_or(&[][..], |journal| &journal.packages);
             result = self.steps.step(Step::Packages, || Ok((purge(session, packages)?, ())));
+        }
+        let root = survey::root(session, pid)?;
+        if result.is_ok() && tenant::remains(&root) {
+            result = self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())));
         }
         if result.is_ok() {
             result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
@@ -245,6 +251,21 @@ fn describe(edit: &Edit) -> String {
         0 => format!("took out {}", lines(taken)),
         _ => format!("took out {}, put back {}", lines(taken), lines(back)),
     }
+}
+
+/// Takes away what was set up inside for what it shares.
+fn unshare(session: &Session<'_>, (pid, root): (u32, &ContainerRoot)) -> Result<Outcome> {
+    let nothing = Images::default();
+    nothing.align(pid, root).map_err(|error| error.on(session.ctid))?;
+    let look = Look { wait: 0, nodes: &[], packages: &[], checks: &[] };
+    survey::set_up(session, look, &nothing, "")?;
+    if journal::load(&session.host.paths, session.ctid)?.is_some() {
+        journal::update(&session.host.paths, session.ctid, |journal| {
+            (journal.userland, journal.cuda) = Default::default();
+            journal.cuda_image = None;
+        })?;
+    }
+    Ok(Outcome::Changed("nothing of the host is set up any more".to_owned()))
 }
 
 /// Has NVIDIA's uninstaller remove the driver that it has a record of.

@@ -56,5 +56,6 @@ else
   rm -f "$wants/$unit" "/etc/systemd/system/$unit"
 fi
 ldconfig || failed ldconfig
-rmdir "$home/driver" "$home" 2>/dev/null
+# Where something was shown, and nothing is; what is not empty stays.
+rmdir "$home/driver" "$home" /usr/local/cuda-* /opt/nvidia 2>/dev/null
 say shared

@@ -148,10 +148,9 @@ impl Job<'_> {
         let shared = self.share(pid)?;
         // What was looked at after the last change is as good as new.
         let mut is_fresh = shared.is_some() || seen.is_none() || !plan.changes();
-        let seen = shared.or(seen.map(|seen| Inside { pid, ..seen }));
-        let (seen, goods, plan) = match (seen, goods) {
-            (Some(seen), Some(goods)) => (seen, goods, plan),
-            (seen, _) => self.plan_again(&outside, pid, seen)?,
+        let (seen, goods, plan) = match (shared, seen, goods) {
+            (None, Some(seen), Some(goods)) => (Inside { pid, ..seen }, goods, plan),
+            (shared, ..) => self.plan_again(&outside, pid, shared)?,
         };
         is_fresh &= !plan.driver.changes() && !plan.packages.changes();
         self.driver(&plan, &seen)?;
@@ -159,7 +158,7 @@ impl Job<'_> {
         self.checks(seen, if is_fresh { Fresh::AsSeen } else { Fresh::LookAgain })
     }
 
-    /// The plan for a container that was not looked into before it was started.
+    /// The plan for a container that was not looked into before it was started, or looked at anew.
     fn plan_again(
         &mut self,
         outside: &Outside,
