@@ -8,6 +8,7 @@ mod goods;
 mod passthrough;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use self::goods::Goods;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
@@ -34,6 +35,8 @@ pub struct Manner {
     pub at_the_end: AtTheEnd,
     /// What is accepted of the cache's packages.
     pub rules: Rules,
+    /// How long NVIDIA's installer may take in a container.
+    pub installer_limit: Duration,
 }
 
 /// Everything a job needs that is the same for every container of a run.
@@ -231,7 +234,7 @@ impl Job<'_> {
             }
             job.detail(format!("running {} inside", job.means.driver.name));
             job.note_driver()?;
-            let installed = staged.install(job.package());
+            let installed = staged.install(job.package(), manner.installer_limit);
             let removed = staged.remove();
             installed?;
             removed?;
