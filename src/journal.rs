@@ -4,16 +4,18 @@
 //! written before what it tells of is done: a line that it names may not have arrived, a line of
 //! ours that it does not name cannot be there.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::container::config::LxcConfig;
 use crate::container::passthrough::{DeviceNode, Method, OwnLine};
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
+use crate::recipe::{CudaMethod, Userland};
 use crate::version::DriverVersion;
 
 /// The version of the format that is written.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What nvstage has applied to one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +43,32 @@ pub struct Journal {
     pub lines: Vec<OwnLine>,
     /// The driver that was installed last; `None` before the first one, and after it was removed.
     pub driver: Option<DriverVersion>,
+    /// How it has its driver.
+    #[serde(default)]
+    pub userland: Userland,
+    /// How it has CUDA.
+    #[serde(default)]
+    pub cuda: CudaMethod,
+    /// The shared image of CUDA that it was given, `12.8-0123456789ab`.
+    #[serde(default)]
+    pub cuda_image: Option<String>,
     /// The packages that were installed for it and had not been there before.
     pub packages: Vec<String>,
+    /// The last run that worked on it, to its end.
+    #[serde(default)]
+    pub last_run: Option<LastRun>,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastRun {
+    /// When it ended, to the second.
+    pub at: Timestamp,
+    /// The verb: `provision`.
+    pub command: String,
+    /// The exit code for this container.
+    pub exit: u8,
 }
 
 /// Of a journal of any version.
@@ -76,7 +102,11 @@ impl Journal {
             nodes: Vec::new(),
             lines: Vec::new(),
             driver: None,
+            userland: Userland::default(),
+            cuda: CudaMethod::default(),
+            cuda_image: None,
             packages: Vec::new(),
+            last_run: None,
         }
     }
 
@@ -103,10 +133,11 @@ impl Journal {
         // Before the rest: another schema has other fields.
         let Versioned { schema } =
             serde_json::from_str(text).map_err(|error| fail(error.to_string()))?;
-        if schema != SCHEMA {
-            return Err(fail(format!("its schema is {schema}; this nvstage reads {SCHEMA}")));
+        if !(1..=SCHEMA).contains(&schema) {
+            return Err(fail(format!("its schema is {schema}; this nvstage reads 1 to {SCHEMA}")));
         }
-        serde_json::from_str(text).map_err(|error| fail(error.to_string()))
+        let journal: Self = serde_json::from_str(text).map_err(|error| fail(error.to_string()))?;
+        Ok(Self { schema: SCHEMA, ..journal })
     }
 
     /// The file's text.
@@ -128,12 +159,20 @@ mod tests {
     use crate::container::config::Dialect;
 
     const VERSION_1: &str = include_str!("../tests/journals/schema-1.json");
+    const VERSION_2: &str = include_str!("../tests/journals/schema-2.json");
 
     #[test]
-    fn a_journal_of_schema_1_is_read_and_written_again_as_it_was() {
+    fn a_journal_of_schema_2_is_read_and_written_again_as_it_was() {
+        let journal = Journal::parse(VERSION_2, "x").unwrap();
+        assert_eq!((journal.container.as_str(), journal.userland), ("201", Userland::Share));
+        assert_eq!(journal.to_text(), VERSION_2);
+    }
+
+    #[test]
+    fn a_journal_of_schema_1_tells_of_a_driver_and_packages_inside() {
         let journal = Journal::parse(VERSION_1, "x").unwrap();
-        assert_eq!(journal.container.as_str(), "201");
-        assert_eq!(journal.to_text(), VERSION_1);
+        assert_eq!((journal.userland, journal.cuda), (Userland::Installer, CudaMethod::Apt));
+        assert!(journal.to_text().contains("\"schema\": 2"));
     }
 
     #[test]
@@ -148,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_damaged_or_newer_journal_is_an_error_that_names_the_file() {
-        for text in ["", "{}", &VERSION_1.replace("\"schema\": 1", "\"schema\": 2")] {
+        for text in ["", "{}", &VERSION_1.replace("\"schema\": 1", "\"schema\": 3")] {
             let error = Journal::parse(text, "/x/201.json").unwrap_err();
             assert!(error.what().contains("/x/201.json"), "{error}");
         }
@@ -156,8 +195,8 @@ mod tests {
 
     #[test]
     fn a_newer_journal_is_known_by_its_schema_whatever_else_is_in_it() {
-        let text = VERSION_1.replace("\"schema\": 1", "\"schema\": 2, \"new\": []");
+        let text = VERSION_1.replace("\"schema\": 1", "\"schema\": 3, \"new\": []");
         let error = Journal::parse(&text, "x").unwrap_err();
-        assert_eq!(error.causes(), ["its schema is 2; this nvstage reads 1"]);
+        assert_eq!(error.causes(), ["its schema is 3; this nvstage reads 1 to 2"]);
     }
 }

@@ -34,7 +34,7 @@ use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
 use crate::phoenix::PhoenixConfigs;
-use crate::recipe::{self, FULL, Overrides, Recipe};
+use crate::recipe::{self, CudaMethod, FULL, Overrides, Recipe, Userland};
 use crate::runtime::{self, Choice, Runtime};
 
 /// What every verb is given.
@@ -62,6 +62,12 @@ pub struct RecipeArguments {
     /// How devices get inside: mount (lines for LXC), device (Proxmox VE's dev[n])
     #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     pub passthrough: Option<PassthroughArgument>,
+    /// How the driver gets inside: installer (into it), share (the host's, mounted)
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
+    pub method: Option<MethodArgument>,
+    /// How CUDA gets inside: apt (into it), share (the host's, mounted)
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
+    pub cuda: Option<CudaArgument>,
     #[arg(long = "driver-version", env = "NVIDIA_DRIVER_VERSION", hide = true)]
     driver: Option<String>,
     #[arg(long = "repository-url", env = "NVIDIA_REPO_URL", hide = true)]
@@ -84,6 +90,42 @@ impl From<PassthroughArgument> for Method {
         match argument {
             PassthroughArgument::Mount => Self::Mount,
             PassthroughArgument::Device => Self::Device,
+        }
+    }
+}
+
+/// [`Userland`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MethodArgument {
+    /// NVIDIA's installer, inside
+    Installer,
+    /// the host's, mounted read-only
+    Share,
+}
+
+impl From<MethodArgument> for Userland {
+    fn from(argument: MethodArgument) -> Self {
+        match argument {
+            MethodArgument::Installer => Self::Installer,
+            MethodArgument::Share => Self::Share,
+        }
+    }
+}
+
+/// [`CudaMethod`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CudaArgument {
+    /// its packages, inside
+    Apt,
+    /// the host's, mounted read-only
+    Share,
+}
+
+impl From<CudaArgument> for CudaMethod {
+    fn from(argument: CudaArgument) -> Self {
+        match argument {
+            CudaArgument::Apt => Self::Apt,
+            CudaArgument::Share => Self::Share,
         }
     }
 }
@@ -195,6 +237,8 @@ impl RecipeArguments {
             set,
             profile,
             passthrough: None,
+            method: None,
+            cuda: None,
             driver: None,
             repository_url: None,
             installer_url: None,
@@ -216,6 +260,7 @@ impl RecipeArguments {
         let settings = Overrides::from_settings(&self.set)?;
         let recipe = load_recipe(context, &self.recipe)?.with_profile(&self.profile)?;
         let recipe = recipe.with(file)?.with(&environment)?.with(&settings)?;
+        let recipe = recipe.with_methods(self.method.map(Into::into), self.cuda.map(Into::into));
         Ok(match self.passthrough {
             Some(method) => recipe.with_passthrough(method.into()),
             None => recipe,

@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::installer::{DriverChoice, Pin};
 use super::nearest::did_you_mean;
-use super::{Check, DistributionEntry, RepositoryEntry};
+use super::{Check, CudaMethod, DistributionEntry, RepositoryEntry, Userland};
 use crate::architecture::Architecture;
 use crate::container::passthrough::Method;
 use crate::error::{Error, Result};
@@ -47,6 +47,7 @@ pub(super) struct RecipeFile {
 pub(super) struct DriverSection {
     #[serde(default)]
     pub(super) version: DriverChoice,
+    pub(super) method: Option<Userland>,
     #[serde(default)]
     pub(super) urls: Urls,
     #[serde(default)]
@@ -60,6 +61,7 @@ pub(super) struct DriverSection {
 pub(super) struct PackagesSection {
     #[serde(default)]
     pub(super) install: Vec<String>,
+    pub(super) cuda: Option<CudaMethod>,
     #[serde(default)]
     pub(super) profiles: BTreeMap<String, Vec<String>>,
     pub(super) deny: Option<Vec<String>>,

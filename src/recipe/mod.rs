@@ -6,6 +6,7 @@
 
 mod document;
 mod installer;
+mod method;
 mod nearest;
 mod overrides;
 mod packages;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 pub use self::installer::DriverChoice;
+pub use self::method::{CudaMethod, Userland};
 pub use self::overrides::Overrides;
 pub use self::repository::Repository;
 
@@ -52,6 +54,8 @@ pub struct Recipe {
     name: String,
     description: String,
     driver: DriverChoice,
+    userland: Option<Userland>,
+    cuda: Option<CudaMethod>,
     urls: Urls,
     pins: Vec<Pin>,
     installer_options: Options,
@@ -116,6 +120,8 @@ impl Recipe {
             name: file.name,
             description: file.description,
             driver: file.driver.version,
+            userland: file.driver.method,
+            cuda: file.packages.cuda,
             urls,
             pins: file.driver.pins.into_iter().chain(shared_pins.pins).collect(),
             installer_options: file.driver.installer,
@@ -234,6 +240,24 @@ impl Recipe {
     #[must_use]
     pub fn with_passthrough(mut self, method: Method) -> Self {
         self.method = Some(method);
+        self
+    }
+
+    /// How the driver gets into a container; `None` where the recipe leaves it open.
+    pub fn userland(&self) -> Option<Userland> {
+        self.userland
+    }
+
+    /// How CUDA gets into a container; `None` where the recipe leaves it open.
+    pub fn cuda(&self) -> Option<CudaMethod> {
+        self.cuda
+    }
+
+    /// The same recipe with other ways of bringing driver and CUDA, where they are given.
+    #[must_use]
+    pub fn with_methods(mut self, userland: Option<Userland>, cuda: Option<CudaMethod>) -> Self {
+        self.userland = userland.or(self.userland);
+        self.cuda = cuda.or(self.cuda);
         self
     }
 
