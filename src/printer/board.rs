@@ -214,25 +214,25 @@ impl Board {
 impl Batch {
     /// `5 of 12 done, 1 failed, 3 at work, 1:42`; in few columns what is less wanted goes first.
     fn line(&self, at_work: usize, columns: usize, now: Instant) -> String {
-        let counted = |count: usize, word: &str| (count > 0).then(|| format!("{count} {word}"));
-        let done = Some(format!("{} of {} done", self.done, self.containers));
-        let time = Some(clock(now.duration_since(self.began)));
+        let done = format!("{} of {} done", self.done, self.containers);
+        let counted = |count: usize, word: &str| match count {
+            0 => String::new(),
+            _ => format!(", {count} {word}"),
+        };
         let failed = counted(self.failed, "failed");
         let skipped = counted(self.skipped, "skipped");
         let at_work = counted(at_work, "at work");
-        let shorter = [
-            vec![&done, &failed, &skipped, &at_work, &time],
-            vec![&done, &failed, &at_work, &time],
-            vec![&done, &failed, &time],
-            vec![&done, &failed],
-        ];
-        let joined = |parts: Vec<&Option<String>>| {
-            parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ")
-        };
-        let mut shorter = shorter.map(joined).into_iter();
-        shorter
-            .find(|line| width(line) <= columns)
-            .unwrap_or_else(|| cut(&done.unwrap_or_default(), columns))
+        let time = format!(", {}", clock(now.duration_since(self.began)));
+        let mut shorter = [
+            [&failed, &skipped, &at_work, &time].map(String::as_str).concat(),
+            [&failed, &at_work, &time].map(String::as_str).concat(),
+            [&failed, &time].map(String::as_str).concat(),
+            failed,
+        ]
+        .into_iter();
+        let room = columns.saturating_sub(width(&done));
+        let rest = shorter.find(|rest| width(rest) <= room).unwrap_or_default();
+        cut(&(done + &rest), columns)
     }
 }
 

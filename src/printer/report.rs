@@ -1,11 +1,15 @@
 //! A report for people. Of one container every step; of many a row for each container, and the steps
-//! of those alone that need attention.
+//! of those alone that need attention. In few columns there are lines instead of tables.
 
 use std::fmt::Write as _;
 
+use super::layout::wrapped;
 use super::table_within;
 use crate::error::ExitCode;
 use crate::report::{ContainerReport, Outcome, Report, StepReport};
+
+/// In fewer columns a table would break its words.
+const TABLE: u16 = 60;
 
 /// The report as text of so many columns.
 pub fn text(report: &Report, columns: u16) -> String {
@@ -19,21 +23,23 @@ pub fn text(report: &Report, columns: u16) -> String {
 
 /// `container step outcome time detail`.
 fn steps(containers: &[&ContainerReport], columns: u16) -> String {
-    let header = ["container", "step", "outcome", "time", "detail"];
-    let mut table = table_within(columns, header);
+    let mut table = table_within(columns, ["container", "step", "outcome", "time", "detail"]);
+    let mut lines = String::new();
     for container in containers {
-        for step in &container.steps {
-            let (name, detail) = step.outcome.parts();
-            table.add_row([
-                container.container.to_string(),
-                step.step.to_string(),
-                name.to_owned(),
-                format!("{:.1} s", step.seconds),
-                detail.to_owned(),
-            ]);
+        let ctid = &container.container;
+        for StepReport { step, outcome, seconds } in &container.steps {
+            let (name, detail) = outcome.parts();
+            let time = format!("{seconds:.1} s");
+            let _ = writeln!(lines, "{ctid} {step}: {outcome} ({time})");
+            let cells = [ctid.as_str(), &step.to_string(), name, &time, detail];
+            table.add_row(cells.map(str::to_owned));
         }
     }
-    format!("{table}\n")
+    if columns < TABLE { within(&lines, columns) } else { table.trim_fmt() + "\n" }
+}
+
+fn within(lines: &str, columns: u16) -> String {
+    wrapped(lines, columns.into()) + "\n"
 }
 
 /// `201: done, exit code 0, log /var/log/nvstage/…/201.log`.
@@ -50,13 +56,7 @@ fn last_line(container: &ContainerReport) -> String {
 }
 
 fn many(report: &Report, containers: &[ContainerReport], columns: u16) -> String {
-    let mut table = table_within(columns, ["container", "outcome", "time", "what"]);
-    for container in containers {
-        let seconds: f64 = container.steps.iter().map(|step| step.seconds).sum();
-        let (name, what) = (outcome(container).to_owned(), what(container));
-        table.add_row([container.container.to_string(), name, format!("{seconds:.1} s"), what]);
-    }
-    let mut text = format!("{table}\n");
+    let mut text = rows(containers, columns);
     let looked_at: Vec<&ContainerReport> =
         containers.iter().filter(|container| needs_attention(container)).collect();
     if !looked_at.is_empty() {
@@ -65,8 +65,24 @@ fn many(report: &Report, containers: &[ContainerReport], columns: u16) -> String
             text.push_str(&last_line(container));
         }
     }
-    let _ = writeln!(text, "\n{}, exit code {}", total(containers), report.exit.code());
-    text
+    let last = format!("{}, exit code {}", total(containers), report.exit.code());
+    text + "\n" + &within(&last, columns)
+}
+
+/// `container outcome time what`.
+fn rows(containers: &[ContainerReport], columns: u16) -> String {
+    let mut table = table_within(columns, ["container", "outcome", "time", "what"]);
+    let mut lines = String::new();
+    for container in containers {
+        let seconds: f64 = container.steps.iter().map(|step| step.seconds).sum();
+        let (ctid, outcome, time) =
+            (&container.container, outcome(container), format!("{seconds:.1} s"));
+        let what = what(container);
+        let separator = if what.is_empty() { "" } else { ": " };
+        let _ = writeln!(lines, "{ctid} {outcome}, {time}{separator}{what}");
+        table.add_row([ctid.to_string(), outcome.to_owned(), time, what]);
+    }
+    if columns < TABLE { within(&lines, columns) } else { table.trim_fmt() + "\n" }
 }
 
 fn needs_attention(container: &ContainerReport) -> bool {
