@@ -10,6 +10,7 @@ use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
+use crate::engine::seen::Seen;
 use crate::engine::sharing::{self, Share};
 use crate::engine::stock;
 use crate::engine::supplies::{Driver, Supplies};
@@ -262,7 +263,10 @@ fn look(
     let root = survey::root(session, pid)?;
     let state = match driver {
         Some(driver) => {
-            driver::state(&root, Package { recipe: &wish.recipe, driver, version: &wish.version })
+            let package = Package { recipe: &wish.recipe, driver, version: &wish.version };
+            // What it finds out itself is not written down: it changes nothing.
+            let mut seen = Seen::load(&session.host.paths, session.ctid);
+            driver::state(&root, package, &mut seen)
         }
         None => survey::recorded_driver(&root, &wish.version),
     };

@@ -1,4 +1,4 @@
-//! `nvstage verify CTID…`: the checks alone; nothing is changed.
+//! `nvstage verify CTID…`: the checks alone; nothing is changed. Every file of the driver is read.
 
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use crate::ctid::Ctid;
 use crate::engine::check::{self, Evidence};
 use crate::engine::driver::{self, Package};
 use crate::engine::provision::judge;
+use crate::engine::seen::Seen;
 use crate::engine::supplies::Driver;
 use crate::engine::survey::{self, Look};
 use crate::engine::wish::Wish;
@@ -91,7 +92,8 @@ fn one(
     let state = match driver {
         Some(driver) => {
             let package = Package { recipe: &wish.recipe, driver, version: &wish.version };
-            driver::state(&root, package)
+            // No record is believed here.
+            driver::state(&root, package, &mut Seen::nothing())
         }
         None => survey::recorded_driver(&root, &wish.version),
     };

@@ -19,6 +19,8 @@ pub mod packages;
 pub mod provision;
 pub mod refresh;
 pub mod resolve;
+pub mod seen;
+pub mod shared;
 pub mod sharing;
 pub mod shown;
 pub mod steps;

@@ -96,6 +96,7 @@ impl Outside {
             method: self.journal.method,
             users: self.users,
             majors: &wish.majors(),
+            trees: &[],
             own: &self.journal.lines,
         };
         Ok(!passthrough::edit(config, &wanted)?.changed())
@@ -126,6 +127,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
         method,
         users,
         majors: &wish.majors(),
+        trees: &[],
         own: before.as_ref().map_or(&[], |journal| &journal.lines),
     };
     let edit = passthrough::edit(&configuration.config, &wanted)

@@ -3,6 +3,7 @@
 pub mod cancel;
 pub mod devices;
 pub mod files;
+pub mod image;
 pub mod modules;
 pub mod mount;
 pub mod nodes;
@@ -11,6 +12,7 @@ pub mod process;
 pub mod rootfs;
 pub mod runlog;
 pub mod service;
+pub mod stamp;
 pub mod sys;
 pub mod wait;
 

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod server;
+pub mod shared;
 mod site;
 
 pub use site::Site;
@@ -247,6 +248,15 @@ impl Host {
         made.code(0);
         self.containers.lock().unwrap().push(ctid.clone());
         ctid
+    }
+
+    /// Clones a container by `pct clone`, and says how that went; the clone is not started.
+    #[track_caller]
+    pub fn clone_of(&self, source: &str, options: &str) -> (String, Run) {
+        let ctid = NEXT_CONTAINER.fetch_add(1, Ordering::Relaxed).to_string();
+        self.containers.lock().unwrap().push(ctid.clone());
+        let run = self.shell(&format!("pct clone {source} {ctid} {options}"));
+        (ctid, run)
     }
 
     /// Runs a shell script inside a running container.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Access, Dialect, LineKind, LxcConfig};
 use super::mount::{self, Effect};
 use super::rules;
+use super::shared::SharedTree;
 use crate::error::Result;
 
 use self::survey::Survey;
@@ -81,6 +82,8 @@ pub struct Wanted<'a> {
     /// The majors that character devices of this host have now; empty where that is not known, and
     /// then no rule is taken for an outdated one.
     pub majors: &'a BTreeSet<u64>,
+    /// The trees of the host's that it shares.
+    pub trees: &'a [SharedTree],
     /// The lines that nvstage wrote before.
     pub own: &'a [OwnLine],
 }
@@ -149,8 +152,11 @@ pub struct ForeignLine {
 /// A privileged container also gets a rule for every device number that no rule allows yet; a rule
 /// that denies one by name is obeyed. A node that somebody else's line passes is passed.
 ///
+/// A tree that is shared gets a mount entry; one of ours that is not wanted any more goes.
+///
 /// # Errors
-/// Host error when all 256 `dev[n]` are in use.
+/// Host error when all 256 `dev[n]` are in use, or another line mounts something onto the place of a
+/// shared tree.
 pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
     decide::edit(config, wanted)
 }

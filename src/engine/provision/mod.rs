@@ -127,6 +127,7 @@ impl Job<'_> {
         let Some(pid) = pid.or(outside.pid) else {
             return Err(Error::restart("find the container running"));
         };
+        let was_seen = seen.is_some();
         // A container that was stopped is looked into now, and planned once more.
         let (seen, goods, plan) = match (seen, goods) {
             (Some(seen), Some(goods)) => (Inside { pid, ..seen }, goods, plan),
@@ -143,7 +144,11 @@ impl Job<'_> {
         };
         self.driver(&plan, &seen)?;
         self.packages(&plan, &goods, &seen)?;
-        let was_changed = plan.changes() || outside.pid.is_none();
+        // What was looked at after the start is as good as new where nothing was installed since.
+        let was_changed = match was_seen {
+            true => plan.changes(),
+            false => plan.driver.changes() || plan.packages.changes(),
+        };
         self.checks(seen, if was_changed { Fresh::LookAgain } else { Fresh::AsSeen })
     }
 
@@ -176,7 +181,7 @@ impl Job<'_> {
         let facts = survey::inside(self.session, look)?;
         survey::refuse_system(&facts)?;
         let root = survey::root(self.session, pid)?;
-        let driver = driver::state(&root, self.package());
+        let driver = driver::state_since(self.session, &root, self.package());
         let answering = survey::answering(self.session, &wish.nodes, &facts);
         Ok(Inside { pid, facts, driver, answering })
     }
@@ -236,7 +241,7 @@ impl Job<'_> {
             installed?;
             removed?;
             let root = survey::root(session, seen.pid)?;
-            match driver::state(&root, job.package()) {
+            match driver::state_since(session, &root, job.package()) {
                 DriverState::Complete => Ok((Outcome::Changed(what), ())),
                 DriverState::Damaged(problems) => {
                     let shown = problems[..problems.len().min(5)].join("\n");
