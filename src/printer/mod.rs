@@ -14,6 +14,7 @@ mod pace;
 mod refresh;
 pub mod report;
 mod screen;
+pub mod status;
 mod talk;
 mod ticker;
 
