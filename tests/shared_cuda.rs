@@ -453,6 +453,47 @@ fn a_full_disk_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_cleared_and_built_again() {
+    let packages = Packages::of_world("cuda");
+    let image = packages.obtain();
+    let (id, at) = (&image.id, packages.directory().display().to_string());
+    let key = id.split('-').nth(1).unwrap();
+    let sound = packages.machine.names(&packages.directory());
+    let digest = digest_of(&packages.directory().join(format!("{id}.squashfs")));
+    let left = [
+        // While packages were unpacked; while the image was written; before it had its record.
+        format!(
+            "mkdir -p {at}/.tmp-{key}.squashfs.work/0; echo x > {at}/.tmp-{key}.squashfs.work/0/0"
+        ),
+        format!("echo x > {at}/.tmp-{id}.squashfs; mkdir {at}/.tmp-{key}.squashfs.work"),
+        format!("rm {at}/{id}.json; touch {at}/.nvstage-{id}.json.abc"),
+    ];
+    for kill in left {
+        shell(&format!("umount {at}/{id}; {kill}"));
+        let again = packages.obtain();
+        assert_eq!(again, image);
+        shared::mount_all(&packages.machine.host, &packages.machine.heard).unwrap();
+        assert_eq!(packages.machine.names(&packages.directory()), sound, "{kill}");
+        assert_eq!(digest_of(&packages.directory().join(format!("{id}.squashfs"))), digest);
+    }
+}
+
+#[test]
+fn images_are_mounted_again_all_at_once() {
+    let mut packages = Packages::of_world("cuda");
+    let one = packages.obtain();
+    packages.made("more", "gzip", "mkdir -p usr/local/cuda-12.8/more");
+    let other = packages.obtain();
+    for image in [&one, &other] {
+        shell(&format!("umount {}", image.mounted_at.display()));
+    }
+    let done = shared::mount_all(&packages.machine.host, &packages.machine.heard).unwrap();
+    assert!(done.errors.is_empty() && done.lines.len() == 2, "{done:?}");
+    assert!(one.mounted_at.join("usr/local/cuda-12.8/bin/nvcc").exists());
+    assert!(other.mounted_at.join("usr/local/cuda-12.8/more").exists());
+}
+
+#[test]
 fn of_two_at_once_one_builds() {
     let packages = Packages::of_world("cuda");
     std::thread::scope(|scope| {

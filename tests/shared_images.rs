@@ -17,13 +17,15 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nvstage::engine::shared::{self, Switched};
 use nvstage::error::ExitCode;
+use nvstage::host::cancel::Cancel;
 use nvstage::host::mount;
 use runfile::{Packing, RunFile};
 use support::shared::{Machine, digest_of, parse, shell};
-use support::{Host, Kind, Nodes, VERSION};
+use support::{Host, Kind, Nodes, VERSION, eventually};
 
 const NEXT: &str = "580.95.05";
 
@@ -249,6 +251,31 @@ fn a_full_disk_leaves_nothing_behind() {
     shell(&format!("umount {}", directory.display()));
     mount("64m");
     machine.obtain(&driver);
+}
+
+#[test]
+fn an_interruption_ends_the_building_and_leaves_nothing() {
+    let machine = Machine::with_cancel(Cancel::on_signals().unwrap());
+    let mut large = library("liblarge.so.1");
+    // Noise: a block that is all the same is built in no time.
+    let mut state = 1_u64;
+    large.extend((0..120_000_000).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    }));
+    let run = RunFile::new(VERSION).library("liblarge.so.1", &large).build(Packing::Zstd);
+    let driver = machine.driver(VERSION, &run);
+    let directory = machine.host.paths.shared_drivers();
+    let temporary = directory.join(format!(".tmp-{VERSION}.squashfs"));
+    let error = std::thread::scope(|scope| {
+        let build = scope.spawn(|| machine.try_obtain(&driver).unwrap_err());
+        let has_begun = || std::fs::metadata(&temporary).is_ok_and(|found| found.len() > 1_000_000);
+        eventually("the image grows", Duration::from_secs(20), has_begun);
+        nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGINT).unwrap();
+        build.join().unwrap()
+    });
+    assert!(error.is_interrupted(), "{error}");
+    assert_eq!(machine.names(&directory), Vec::<String>::new());
 }
 
 #[test]

@@ -411,6 +411,7 @@ impl Stores {
             cancel: &context.host.cancel,
             published: self.published,
             ready: Mutex::default(),
+            images: Mutex::default(),
         }
     }
 }

@@ -167,7 +167,7 @@ fn prepare(
         .locate(ctid)
         .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus))
         .and_then(|wish| match wish {
-            Some(wish) => survey::outside(&session, &wish)
+            Some(wish) => survey::outside(&session, &wish, None)
                 .map(|outside| Some((Box::new(wish), Box::new(outside.edit.config)))),
             None => Ok(None),
         });

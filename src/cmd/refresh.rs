@@ -77,7 +77,11 @@ fn shared_images(context: &Context<'_>) -> Result<AtBoot> {
     if !shared::is_used(&host.paths) {
         return Ok(AtBoot::default());
     }
-    let mut done = shared::mount_all(host, context.events)?;
+    let mut done = AtBoot::default();
+    match shared::mount_all(host, context.events) {
+        Ok(mounted) => done = mounted,
+        Err(error) => done.fail("shared images", error)?,
+    }
     let (inventory, problems) = Inventory::read_leniently(&host.paths)?;
     let module = inventory.module_version();
     if let Some(version) = module

@@ -10,8 +10,9 @@ use crate::engine::check::{self, Evidence};
 use crate::engine::driver::{self, Package};
 use crate::engine::provision::judge;
 use crate::engine::seen::Seen;
-use crate::engine::supplies::Driver;
+use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look};
+use crate::engine::tenant::Known;
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
@@ -49,7 +50,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
                 let at_hand =
                     supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture);
                 at_hand.and_then(|(_, driver)| {
-                    one(context, &*runtime, (&target.ctid, &wish, driver.as_ref()), &mut report)
+                    let what = (&target.ctid, &wish, driver.as_ref());
+                    one(context, (&*runtime, &supplies), what, &mut report)
                 })
             }
             Ok(None) => {
@@ -71,7 +73,7 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
 
 fn one(
     context: &Context<'_>,
-    runtime: &dyn Runtime,
+    (runtime, supplies): (&dyn Runtime, &Supplies<'_>),
     what: (&Ctid, &Wish, Option<&Driver>),
     report: &mut ContainerReport,
 ) -> Result<()> {
@@ -80,16 +82,18 @@ fn one(
     let log = context.log(ctid);
     report.log = log.path().map(|path| path.display().to_string());
     let session = Session { host: context.host, runtime, ctid, log: &log };
-    let outside = survey::outside(&session, wish)?;
+    let outside = survey::outside(&session, wish, None)?;
     let Some(pid) = outside.pid else {
         return Err(Error::new(ExitCode::Differs, "look inside: the container is stopped")
             .hint("`provision` starts it; `pct start` too"));
     };
-    let (packages, checks) = (wish.recipe.packages(), wish.recipe.checks());
+    let known = Known::of(&session, wish, supplies, (outside.ways, Some(pid)))?;
+    let (packages, checks) = (known.apt.packages(), wish.recipe.checks());
     let look = Look { wait: 30, nodes: &wish.nodes, packages, checks };
     let facts = survey::inside(&session, look)?;
     let root = survey::root(&session, pid)?;
     let state = match driver {
+        _ if known.sharing.driver => known.driver(),
         Some(driver) => {
             let package = Package { recipe: &wish.recipe, driver, version: &wish.version };
             // No record is believed here.
@@ -103,7 +107,7 @@ fn one(
         module: wish.inventory.module_version(),
         version: &wish.version,
         nodes: &wish.nodes,
-        packages: wish.recipe.packages(),
+        packages,
         answering: &survey::answering(&session, &wish.nodes, &facts),
     };
     let checked = check::run(wish.recipe.checks(), &evidence);

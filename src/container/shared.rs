@@ -44,6 +44,14 @@ pub(super) fn is_shared(line: &Line<'_>) -> bool {
     entry(line).is_some_and(|entry| is_from_shared(&entry))
 }
 
+/// The same of a line's text.
+pub(super) fn is_shared_text(text: &str, dialect: Dialect) -> bool {
+    match LineKind::of(text, dialect).meaning() {
+        Some((mount::KEY, value)) => is_from_shared(&MountEntry::parse(value)),
+        _ => false,
+    }
+}
+
 /// Whether an entry shows a shared tree.
 pub(super) fn is_from_shared(entry: &MountEntry<'_>) -> bool {
     let source = mount::normal(entry.source);

@@ -30,5 +30,6 @@ pub mod stock;
 pub mod supplies;
 pub mod survey;
 pub mod systems;
+pub mod tenant;
 pub mod transfer;
 pub mod wish;

@@ -7,6 +7,7 @@ use crate::apt;
 use crate::architecture::Architecture;
 use crate::artifact::{Artifact, Trust};
 use crate::cache::{Cache, CachedArtifact, Tree};
+use crate::engine::shared::CudaImage;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fetch::Fetcher;
@@ -43,6 +44,8 @@ pub struct Supplies<'a> {
     pub published: PublishedDigest,
     /// The mirrors that were made ready in this run.
     pub ready: Mutex<Vec<(Lock, PathBuf)>>,
+    /// The images of CUDA that were made ready in this run.
+    pub images: Mutex<Vec<(Lock, CudaImage)>>,
 }
 
 /// A verified installer, and its unpacked tree.

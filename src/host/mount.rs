@@ -134,6 +134,18 @@ fn become_owner_of(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes away what is mounted at `target` inside, and leaves the directory and what it hides; nothing
+/// there is fine.
+///
+/// # Errors
+/// Host error when the mount cannot be taken away.
+pub fn uncover(pid: u32, target: &str) -> Result<()> {
+    let path = target.to_owned();
+    inside(pid, move || unmount_all(&path)).map_err(|error| {
+        Error::host(format!("take `{target}` away from inside the container")).because(error)
+    })
+}
+
 /// Unmounts everything stacked at `target`, then removes the directory.
 fn take_away(target: &str) -> io::Result<()> {
     unmount_all(target)?;

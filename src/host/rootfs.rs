@@ -148,6 +148,15 @@ impl ContainerRoot {
         Ok(PathBuf::from(readlinkat(&link, "")?))
     }
 
+    /// Device and inode of what is at a path, through mounts.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn identity(&self, path: &str) -> io::Result<(u64, u64)> {
+        let found = self.resolve(path, OFlag::O_PATH)?.metadata()?;
+        Ok((found.dev(), found.ino()))
+    }
+
     /// Bytes that root of the container may still write to its root file system.
     ///
     /// # Errors

@@ -76,14 +76,14 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> Self {
+        Self::with_cancel(Cancel::never().unwrap())
+    }
+
+    /// One whose work can be asked to stop.
+    pub fn with_cancel(cancel: Cancel) -> Self {
         let directory =
             tempfile::Builder::new().prefix("nvstage-shared-").tempdir_in("/var/tmp").unwrap();
         std::os::unix::fs::symlink("/dev", directory.path().join("dev")).unwrap();
-        Self::below(directory)
-    }
-
-    fn below(directory: tempfile::TempDir) -> Self {
-        let cancel = Cancel::never().unwrap();
         let paths = Paths::below(directory.path());
         let cache = Cache::open(&paths.cache(), &cancel).unwrap();
         let processes = Box::new(Live::new(cancel.clone()).unwrap());
@@ -99,6 +99,7 @@ impl Machine {
             events: &self.heard,
             cancel: &self.host.cancel,
             published: PublishedDigest::Refused,
+            images: Mutex::default(),
             ready: Mutex::default(),
         }
     }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Access, Dialect, LineKind, LxcConfig};
 use super::mount::{self, Effect};
 use super::rules;
-use super::shared::SharedTree;
+use super::shared::{self, SharedTree};
 use crate::error::Result;
 
 pub use self::missing::missing;
@@ -123,6 +123,15 @@ impl Edit {
         !self.lines_added.is_empty()
             || !self.lines_corrected.is_empty()
             || !self.lines_removed.is_empty()
+    }
+
+    /// Whether it changes anything but the lines of shared trees, which can be shown in a container
+    /// that runs.
+    pub fn changes_devices(&self) -> bool {
+        let added = self.lines_added.iter().chain(&self.lines_removed);
+        let corrected = self.lines_corrected.iter().flat_map(|(old, new)| [old, new]);
+        let dialect = self.config.dialect();
+        added.chain(corrected).any(|line| !shared::is_shared_text(line, dialect))
     }
 
     /// The `dev[n]` entries that are added, as key and value, where nothing else changes: those

@@ -67,10 +67,11 @@ impl Kind {
         }
     }
 
-    fn label(self, name: &str) -> String {
+    /// In words that all images of the kind share.
+    pub(super) fn noun(self) -> &'static str {
         match self {
-            Self::Driver => format!("the shared driver {name}"),
-            Self::Cuda => format!("the shared CUDA {name}"),
+            Self::Driver => "shared driver",
+            Self::Cuda => "shared CUDA",
         }
     }
 
@@ -164,7 +165,7 @@ impl Slot {
 
     /// In words: `the shared driver 580.76.05`.
     pub(super) fn label(&self) -> String {
-        self.kind.label(&self.name)
+        format!("the {} {}", self.kind.noun(), self.name)
     }
 
     fn at(&self, suffix: &str) -> PathBuf {
@@ -212,7 +213,8 @@ impl Slot {
         Lock::exclusive(&self.lock_path(), SAME_IMAGE_WAIT, cancel)
     }
 
-    fn try_lock(&self) -> Result<Option<Lock>> {
+    /// The same if nobody else does.
+    pub(super) fn try_lock(&self) -> Result<Option<Lock>> {
         files::create_directory(&self.paths.locks())?;
         Lock::try_exclusive(&self.lock_path())
     }
@@ -307,7 +309,7 @@ impl Slot {
     ) -> Result<Record<T>> {
         let temporary = self.temporary();
         let written = image.write(&temporary, &self.label(), (events, &host.cancel))?;
-        self.unmount(host)?;
+        self.unmount(host, Unmounting::Detach)?;
         files::remove_file(&self.record())?;
         files::rename(&temporary, &self.image())?;
         let recorded = self.stamp().and_then(|stamp| {
@@ -344,7 +346,7 @@ impl Slot {
         if self.is_mounted() {
             return Ok(Mounted::Before);
         }
-        self.unmount(host)?;
+        self.unmount(host, Unmounting::Detach)?;
         let point = self.mount_point();
         files::create_directory(&point)?;
         let options = ["-t", "squashfs", "-o", "loop,ro,nosuid,nodev"];
@@ -363,11 +365,15 @@ impl Slot {
             .hint("is this run in a mount namespace of its own?"))
     }
 
-    /// Unmounts whatever image is mounted in this one's place; who uses it keeps it.
-    pub(super) fn unmount(&self, host: &Host) -> Result<()> {
+    /// Unmounts whatever image is mounted in this one's place.
+    fn unmount(&self, host: &Host, how: Unmounting) -> Result<()> {
         let point = self.mount_point();
         while mount::image_at(&self.paths, &point).is_some() {
-            let command = Command::new("umount", MOUNT_LIMIT).arg("-l");
+            let command = Command::new("umount", MOUNT_LIMIT);
+            let command = match how {
+                Unmounting::Detach => command.arg("-l"),
+                Unmounting::Whole => command,
+            };
             run(host, command.arg(point.to_string_lossy()), || {
                 Error::host(format!("unmount {}", self.label()))
                     .hint(format!("`fuser -vm {}` shows who uses it", point.display()))
@@ -375,6 +381,31 @@ impl Slot {
         }
         Ok(())
     }
+
+    /// Removes image, record and mount point; containers that are shown it keep it. For the holder of
+    /// the lock.
+    pub(super) fn remove(&self, host: &Host, how: Unmounting) -> Result<()> {
+        self.unmount(host, how)?;
+        files::remove_file(&self.record())?;
+        files::remove_file(&self.image())?;
+        self.clear_temporary()?;
+        let point = self.mount_point();
+        match fs::remove_dir(&point) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", &point, &error))
+            }
+            _ => files::sync_directory(point.parent().unwrap_or(&point)),
+        }
+    }
+}
+
+/// What happens to processes of this host that use what is unmounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unmounting {
+    /// They keep it, and nobody else finds it.
+    Detach,
+    /// It is refused while there are any.
+    Whole,
 }
 
 fn run(host: &Host, command: Command, failed: impl Fn() -> Error) -> Result<()> {
@@ -389,4 +420,46 @@ fn run(host: &Host, command: Command, failed: impl Fn() -> Error) -> Result<()> 
 pub fn is_used(paths: &Paths) -> bool {
     let there = |path: &Path| path.is_dir();
     there(&paths.shared_drivers()) || there(&paths.shared_cuda())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::shared::{cuda, driver};
+
+    /// The record of version 1 of an image, found where it lies.
+    fn read<T: DeserializeOwned>(kind: Kind, text: &str) -> Option<Record<T>> {
+        let directory = tempfile::tempdir().unwrap();
+        let slot = Slot::new(&Paths::below(directory.path()), kind, "name");
+        files::create_directory(&kind.directory(&slot.paths)).unwrap();
+        files::replace(&slot.record(), text.as_bytes()).unwrap();
+        slot.read_record().unwrap()
+    }
+
+    #[test]
+    fn records_of_version_1_are_read_for_ever_and_newer_ones_say_nothing() {
+        let text = include_str!("../../../tests/shared/driver-1.json");
+        let record = read::<driver::Content>(Kind::Driver, text).unwrap();
+        assert_eq!(record.content.version.as_str(), "580.76.05");
+        assert_eq!(record.image.size, 4096);
+        for (old, new) in
+            [("\"schema\": 1", "\"schema\": 2"), ("\"inode\"", "\"new\": 1, \"inode\"")]
+        {
+            assert!(read::<driver::Content>(Kind::Driver, &text.replace(old, new)).is_none());
+        }
+        let text = include_str!("../../../tests/shared/cuda-1.json");
+        assert!(read::<cuda::Content>(Kind::Cuda, text).is_some());
+        assert!(read::<cuda::Content>(Kind::Cuda, &text.replace("\"apart\"", "\"a\"")).is_none());
+    }
+
+    #[test]
+    fn all_cuda_images_of_the_same_packages_have_one_lock() {
+        let paths = Paths::below("/");
+        let lock = |kind, name| Slot::new(&paths, kind, name).lock_path();
+        assert_eq!(lock(Kind::Cuda, "12.8-0123456789ab"), lock(Kind::Cuda, "0123456789ab"));
+        assert_eq!(
+            lock(Kind::Driver, "580.76.05"),
+            Path::new("/run/nvstage/.driver-580.76.05.lock")
+        );
+    }
 }
