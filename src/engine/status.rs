@@ -24,7 +24,7 @@ use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::engine::drift::{self, Drift, Kind};
 use crate::engine::sharing::{self, GpuUse, Share};
-use crate::engine::{journal, shared, survey};
+use crate::engine::{journal, shared, survey, tenant};
 use crate::error::{Error, ExitCode, Result};
 use crate::host::Host;
 use crate::host::devices::{self, Inventory};
@@ -36,8 +36,6 @@ use crate::recipe::{CudaMethod, Userland};
 use crate::runtime::{Runtime, Session};
 use crate::version::DriverVersion;
 
-/// Where a container sees the driver that it shares.
-const SHARED_LIBRARIES: &str = "/usr/lib/nvstage/driver/lib";
 /// A library that every version of the driver has, and its name without the version.
 const LIBRARY: &str = "libnvidia-ml.so.";
 
@@ -321,7 +319,7 @@ fn share(status: &ContainerStatus) -> Option<Share> {
 /// The version of the shared driver that a running container sees: it keeps the one that it started
 /// with.
 fn shared_inside(root: &ContainerRoot) -> Option<DriverVersion> {
-    let names = root.names(SHARED_LIBRARIES).ok()?;
+    let names = root.names(&format!("{}/lib", tenant::DRIVER)).ok()?;
     names.iter().find_map(|name| DriverVersion::parse(name.strip_prefix(LIBRARY)?).ok())
 }
 
