@@ -12,6 +12,7 @@ pub mod plan;
 pub mod prefetch;
 pub mod provision;
 pub mod refresh;
+pub mod status;
 mod targets;
 pub mod verify;
 

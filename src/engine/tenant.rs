@@ -36,7 +36,7 @@ pub const SET_UP: &str = concat!(
 /// The host's driver of the moment, as configurations name it.
 const SOURCE: &str = "/var/lib/nvstage/driver/current";
 /// Where it appears inside.
-const DRIVER: &str = "/usr/lib/nvstage/driver";
+pub(super) const DRIVER: &str = "/usr/lib/nvstage/driver";
 /// How the places of CUDA begin.
 const CUDA: &str = "/usr/local/cuda-";
 /// What the dynamic linker reads.

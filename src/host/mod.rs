@@ -12,6 +12,7 @@ pub mod paths;
 pub mod process;
 pub mod rootfs;
 pub mod runlog;
+pub mod running;
 pub mod service;
 pub mod stamp;
 pub mod sys;
