@@ -2,8 +2,10 @@
 //!
 //! Order of events: [`wish`] says what should be, [`survey`] what is, [`crate::plan`] compares;
 //! [`supplies`] fetches and verifies; [`provision`] carries out the steps ([`configure`],
-//! [`driver`], [`packages`]); [`check`] judges the result. [`detach`] is the way back.
+//! [`driver`], [`packages`]); [`check`] judges the result. [`detach`] is the way back. [`batch`] does all that
+//! to many containers at once.
 
+pub mod batch;
 pub mod bundle;
 pub mod chain;
 pub mod check;
@@ -11,6 +13,7 @@ pub mod closure;
 pub mod configure;
 pub mod detach;
 pub mod doctor;
+pub mod drift;
 pub mod driver;
 pub mod journal;
 pub mod locked;
@@ -23,6 +26,7 @@ pub mod seen;
 pub mod shared;
 pub mod sharing;
 pub mod shown;
+pub mod status;
 pub mod steps;
 pub mod stock;
 pub mod supplies;

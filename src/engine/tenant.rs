@@ -36,7 +36,7 @@ pub const SET_UP: &str = concat!(
 /// The host's driver of the moment, as configurations name it.
 const SOURCE: &str = "/var/lib/nvstage/driver/current";
 /// Where it appears inside.
-const DRIVER: &str = "/usr/lib/nvstage/driver";
+pub(super) const DRIVER: &str = "/usr/lib/nvstage/driver";
 /// How the places of CUDA begin.
 const CUDA: &str = "/usr/local/cuda-";
 /// What the dynamic linker reads.
@@ -354,7 +354,7 @@ impl Known {
         }
         let root = pid.map(|pid| survey::root(session, pid)).transpose()?;
         let mut own = Own::default();
-        let mut apt = wish.recipe.clone();
+        let mut apt = (*wish.recipe).clone();
         if let (true, Some(root)) = (ways.share(), &root) {
             let system = survey::system(root, wish.architecture)?;
             let mut packages = Vec::new();

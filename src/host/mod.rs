@@ -1,6 +1,7 @@
 //! The live machine: processes, files, locks, mounts, signals. The only floor that touches it.
 
 pub mod cancel;
+pub mod capacity;
 pub mod devices;
 pub mod files;
 pub mod image;
@@ -11,6 +12,7 @@ pub mod paths;
 pub mod process;
 pub mod rootfs;
 pub mod runlog;
+pub mod running;
 pub mod service;
 pub mod stamp;
 pub mod sys;

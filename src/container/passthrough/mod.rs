@@ -9,6 +9,7 @@
 
 mod change;
 mod decide;
+mod missing;
 mod survey;
 mod undo;
 
@@ -22,6 +23,7 @@ use super::rules;
 use super::shared::{self, SharedTree};
 use crate::error::Result;
 
+pub use self::missing::missing;
 use self::survey::Survey;
 pub use self::undo::{Applied, Renumbered, in_our_form, renumber, withdraw};
 
