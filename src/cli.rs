@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd::{
     Context, bundle, cache, detach, doctor, gpus, host_setup, phoenix, plan, prefetch, provision,
-    refresh, verify,
+    refresh, status, verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -18,6 +18,7 @@ use crate::host::runlog::run_name;
 use crate::phoenix::SCRIPT_NAME;
 use crate::phoenix_log::PhoenixLog;
 use crate::printer::{Form, Printer};
+use crate::report::Report;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -28,7 +29,8 @@ Exit codes:
   4   host configuration error
   5   installation error: download, verification, installer, apt, checks
   6   the container could not be stopped or started
-  10  plan, verify: something differs; doctor: something is wrong";
+  10  plan, verify, status --check: something differs;
+      doctor: something is wrong";
 
 /// NVIDIA's driver userland and CUDA in Proxmox VE LXC containers, from one verified cache
 #[derive(Debug, Parser)]
@@ -58,6 +60,7 @@ enum Verb {
     Provision(Box<provision::Arguments>),
     Verify(verify::Arguments),
     Detach(detach::Arguments),
+    Status(status::Arguments),
     Doctor(doctor::Arguments),
     Gpus(gpus::Arguments),
     Refresh(refresh::Arguments),
@@ -107,6 +110,10 @@ fn live_paths() -> Paths {
 }
 
 fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCode, Error> {
+    let reported = |report: Report| {
+        printer.report(&report);
+        report.exit
+    };
     Ok(match verb {
         Verb::Prefetch(arguments) => {
             printer.prefetched(&prefetch::run(context, arguments)?);
@@ -117,20 +124,13 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             printer.plans(&plans);
             plans.exit
         }
-        Verb::Provision(arguments) => {
-            let report = provision::run(context, arguments)?;
-            printer.report(&report);
-            report.exit
-        }
-        Verb::Verify(arguments) => {
-            let report = verify::run(context, arguments)?;
-            printer.report(&report);
-            report.exit
-        }
-        Verb::Detach(arguments) => {
-            let report = detach::run(context, arguments)?;
-            printer.report(&report);
-            report.exit
+        Verb::Provision(arguments) => reported(provision::run(context, arguments)?),
+        Verb::Verify(arguments) => reported(verify::run(context, arguments)?),
+        Verb::Detach(arguments) => reported(detach::run(context, arguments)?),
+        Verb::Status(arguments) => {
+            let status = status::run(context, arguments)?;
+            printer.status(&status);
+            status.exit
         }
         Verb::Gpus(arguments) => {
             printer.gpus(&gpus::run(context, arguments)?);

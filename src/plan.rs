@@ -50,6 +50,19 @@ pub enum Reach {
     WhileRunning,
 }
 
+/// What the container shares with its host, and is to share.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sharing {
+    /// Whether its driver is to be the host's.
+    pub driver: bool,
+    /// What it is to share, in words.
+    pub wanted: Vec<String>,
+    /// What of its own goes for that, or was shared and goes; empty for a stopped one.
+    pub leaving: Vec<String>,
+    /// What is missing of what it is to share; empty for a stopped one.
+    pub problems: Vec<String>,
+}
+
 /// What the container is.
 #[derive(Debug)]
 pub struct Situation<'a> {
@@ -63,6 +76,8 @@ pub struct Situation<'a> {
     pub inside: Option<(&'a Facts, &'a DriverState)>,
     /// The nodes behind which a driver answers on the host itself.
     pub answering: &'a BTreeSet<String>,
+    /// What it shares with the host.
+    pub sharing: &'a Sharing,
 }
 
 /// What to do about one part.
@@ -111,6 +126,8 @@ pub struct Plan {
     pub passthrough: Action,
     /// Start or restart.
     pub power: Power,
+    /// What is shared with the host; `None` where nothing is or was.
+    pub share: Option<Action>,
     /// The driver's userland.
     pub driver: Action,
     /// Repository and packages.
@@ -123,6 +140,7 @@ impl Plan {
         Self {
             passthrough: passthrough(situation),
             power: power(intent, situation),
+            share: share(situation),
             driver: driver(intent, situation),
             packages: packages(intent, situation),
         }
@@ -132,6 +150,7 @@ impl Plan {
     pub fn changes(&self) -> bool {
         self.passthrough.changes()
             || self.power != Power::Keep
+            || self.share.as_ref().is_some_and(Action::changes)
             || self.driver.changes()
             || self.packages.changes()
     }
@@ -190,8 +209,30 @@ fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
     Power::Keep
 }
 
+fn share(situation: &Situation<'_>) -> Option<Action> {
+    let Sharing { wanted, leaving, problems, .. } = situation.sharing;
+    if wanted.is_empty() && leaving.is_empty() {
+        return None;
+    }
+    let what = match wanted.is_empty() {
+        true => "nothing of the host".to_owned(),
+        false => format!("{} of the host", wanted.join(" and ")),
+    };
+    if !situation.is_running {
+        return Some(Action::Unknown(format!("{what}: the container is stopped")));
+    }
+    Some(match (leaving.as_slice(), problems.as_slice()) {
+        ([], []) => Action::Nothing(what),
+        ([], [first, ..]) => Action::Do(format!("share {what}: {first}")),
+        (leaving, _) => Action::Do(format!("share {what} instead of {}", leaving.join(" and "))),
+    })
+}
+
 fn driver(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
     let version = intent.version;
+    if situation.sharing.driver {
+        return Action::Nothing(format!("driver {version} is the host's"));
+    }
     let Some((_, state)) = situation.inside else {
         return Action::Unknown(format!("driver {version}: the container is stopped"));
     };
@@ -215,7 +256,11 @@ fn driver(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
 
 fn packages(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
     if intent.packages.is_empty() {
-        return Action::Nothing("the recipe names no packages".to_owned());
+        let why = match situation.sharing.wanted.is_empty() {
+            true => "the recipe names no packages",
+            false => "nothing is left for apt",
+        };
+        return Action::Nothing(why.to_owned());
     }
     let Some((facts, _)) = situation.inside else {
         return Action::Unknown(format!("{}: the container is stopped", intent.packages.join(" ")));

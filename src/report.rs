@@ -18,6 +18,8 @@ pub enum Step {
     Passthrough,
     /// Starting or restarting the container.
     Power,
+    /// Showing what the host shares.
+    Share,
     /// Showing or copying the installer into the container.
     Stage,
     /// Installing the driver's userland.
@@ -36,6 +38,7 @@ impl fmt::Display for Step {
             Self::Facts => "facts",
             Self::Passthrough => "passthrough",
             Self::Power => "power",
+            Self::Share => "share",
             Self::Stage => "stage",
             Self::Driver => "driver",
             Self::Packages => "packages",

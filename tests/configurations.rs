@@ -89,7 +89,7 @@ impl Case {
 
     fn wanted<'a>(&'a self, own: &'a [OwnLine]) -> Wanted<'a> {
         let Self { nodes, method, users, majors, .. } = self;
-        Wanted { nodes, method: *method, users: *users, majors, own }
+        Wanted { nodes, method: *method, users: *users, majors, trees: &[], own }
     }
 }
 

@@ -132,6 +132,20 @@ fn the_unit_runs_the_program_from_where_it_is_and_warns_of_a_bad_place() {
 }
 
 #[test]
+fn what_the_unit_mounts_is_seen_by_everybody() {
+    let machine = Machine::new();
+    machine.shell("nvstage host-setup");
+    // Instead of the program, in its unit as it is otherwise.
+    let change = "[Service]\\nExecStart=\\nExecStart=/bin/mount -t tmpfs seen-by-everybody /mnt\\n";
+    machine.shell(&format!(
+        "mkdir {UNIT}.d && printf '{change}' > {UNIT}.d/mount.conf && systemctl daemon-reload && systemctl start nvstage-refresh.service"
+    ));
+    machine.shell("grep '^seen-by-everybody /mnt ' /proc/1/mounts");
+    let limit = machine.shell("systemctl show -p TimeoutStartUSec --value nvstage-refresh.service");
+    assert_eq!(limit.stdout, "15min\n");
+}
+
+#[test]
 fn a_masked_unit_stays_masked() {
     let machine = Machine::new();
     machine.shell("systemctl mask nvstage-refresh.service");

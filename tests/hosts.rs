@@ -111,7 +111,7 @@ fn planned(paths: &Paths, ctid: &Ctid, assignment: &str) -> Result<String> {
     let old = std::fs::read(runtime.locate(ctid)?).unwrap();
     let majors = Inventory::read(paths)?.majors.into_values().collect();
     let (method, users) = (Method::Mount, Users::Everybody);
-    let wanted = Wanted { nodes: &nodes, method, users, majors: &majors, own: &[] };
+    let wanted = Wanted { nodes: &nodes, method, users, majors: &majors, trees: &[], own: &[] };
     let edit = edit(&LxcConfig::parse(&old, Dialect::Proxmox), &wanted)?;
     let shares = sharing::shares(&*runtime, &Inventory::read(paths)?)?;
     let mut text = String::new();

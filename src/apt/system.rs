@@ -92,7 +92,7 @@ impl System {
 }
 
 /// `ID` and `VERSION_ID` of an os-release file, `debian12`.
-fn distribution(os_release: &str) -> String {
+pub fn distribution(os_release: &str) -> String {
     let value = |key: &str| {
         let mut lines = os_release.lines();
         let value = lines.find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));

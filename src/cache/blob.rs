@@ -71,7 +71,7 @@ impl CachedArtifact {
 /// What tells that a file is still the one that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stamp {
+pub struct Stamp {
     size: u64,
     /// Seconds and nanoseconds.
     mtime: (i64, i64),
@@ -80,7 +80,8 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(metadata: &Metadata) -> Self {
+    /// That of a file now.
+    pub fn of(metadata: &Metadata) -> Self {
         Self {
             size: metadata.len(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),

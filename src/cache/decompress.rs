@@ -41,7 +41,7 @@ pub(super) fn archive(mut file: File, header: &Header) -> Result<Box<dyn Read + 
 ///
 /// # Errors
 /// Install error when a decompressor cannot be set up.
-pub fn decompressed(file: File, name: &str) -> Result<Box<dyn BufRead>> {
+pub fn decompressed(file: impl Read + 'static, name: &str) -> Result<Box<dyn BufRead>> {
     let file = BufReader::with_capacity(CHUNK, file);
     let reader: io::Result<Box<dyn Read>> = match name.rsplit_once('.').map(|(_, suffix)| suffix) {
         Some("gz") => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(file))),

@@ -52,7 +52,7 @@ mod unpack;
 mod verify;
 
 pub use accepted::Accepted;
-pub use blob::CachedArtifact;
+pub use blob::{CachedArtifact, Stamp};
 pub use contents::{Contents, ListedBlob, Thing};
 pub use decompress::decompressed;
 pub use index::TreeFile;

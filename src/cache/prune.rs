@@ -49,6 +49,20 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+impl Pruned {
+    /// Nothing of a cache yet.
+    pub fn nothing(directory: String, mode: Prune) -> Self {
+        let removed = Vec::new();
+        Self { schema: 1, directory, mode, removed, freed_bytes: 0, kept_bytes: 0 }
+    }
+
+    /// Adds what was removed beside the cache.
+    pub fn add(&mut self, removed: Vec<Removed>) {
+        self.freed_bytes += removed.iter().map(|one| one.bytes).sum::<u64>();
+        self.removed.extend(removed);
+    }
+}
+
 impl ExclusiveCache {
     /// Removes what no lock reaches: files with their records, unpacked installers, partial
     /// mirrors, partial downloads, and what killed runs left. It may be stopped at any point: what

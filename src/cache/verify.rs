@@ -55,6 +55,8 @@ pub enum Part {
     Tree,
     /// A partial mirror.
     Mirror,
+    /// An image that containers share, beside the cache.
+    Image,
 }
 
 /// Something that was damaged.

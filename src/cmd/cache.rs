@@ -1,13 +1,17 @@
 //! `nvstage cache`: where the cache is, what is in it and why; whether it is intact; and room made
-//! in it.
+//! in it. The images that containers share lie elsewhere, and are looked after together with it.
+
+use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Context;
 use crate::cache::{Cache, Contents, Prune, Pruned, Verified};
+use crate::engine::shared;
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
+use crate::version::DriverVersion;
 
 /// Look at the cache, verify it, make room in it
 #[derive(Debug, Clone, Args)]
@@ -20,15 +24,18 @@ pub struct Arguments {
 enum Action {
     /// Print the directory of the cache
     Dir,
-    /// Show what is in the cache, which lock keeps it, and when it was used last
+    /// Show what is in the cache and which images containers share, what keeps each, when it was used last
     List,
-    /// Hash every file again; remove what is damaged, so that it is fetched again
+    /// Hash every file and shared image again; remove what is damaged, so that it is fetched or made again
     Verify,
-    /// Remove what no lock keeps
+    /// Remove what no lock keeps, and shared images that nobody needs
     Prune {
         /// Say what would be removed, and remove nothing
         #[arg(long)]
         dry_run: bool,
+        /// Remove the shared image of this driver's version alone; refused while it is needed
+        #[arg(long, value_name = "VERSION")]
+        driver: Option<String>,
     },
 }
 
@@ -81,22 +88,49 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Answer> {
     let (host, events) = (context.host, context.events);
     let path = std::path::absolute(host.paths.cache())
         .map_err(|error| Error::host("find the directory of the cache").because(error))?;
-    Ok(match arguments.action {
+    Ok(match &arguments.action {
         Action::Dir => {
             let directory = path.to_string_lossy().into_owned();
             Answer::Directory(Directory { schema: 1, directory })
         }
         Action::List => {
-            let contents = Cache::open(&path, &host.cancel)?.contents()?;
+            let mut contents = Cache::open(&path, &host.cancel)?.contents()?;
+            for image in shared::list(host, events)? {
+                match image.kept_by.is_empty() {
+                    true => contents.prunable_bytes += image.bytes,
+                    false => contents.kept_bytes += image.bytes,
+                }
+                contents.things.push(image);
+            }
             for text in &contents.unreadable_locks {
                 events.emit(Event::Warning { text: format!("{text}: nobody knows what it keeps") });
             }
             Answer::Contents(contents)
         }
-        Action::Verify => Answer::Verified(Cache::open(&path, &host.cancel)?.verify(events)?),
-        Action::Prune { dry_run } => {
-            let mode = if dry_run { Prune::Rehearse } else { Prune::Remove };
-            Answer::Pruned(Cache::open_alone(&path, &host.cancel, events)?.prune(mode)?)
+        Action::Verify => {
+            let began = Instant::now();
+            let mut verified = Cache::open(&path, &host.cancel)?.verify(events)?;
+            let images = shared::verify(host, events)?;
+            verified.files += images.files;
+            verified.bytes += images.bytes;
+            verified.damaged.extend(images.damaged);
+            verified.seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+            Answer::Verified(verified)
+        }
+        Action::Prune { dry_run, driver } => {
+            let mode = if *dry_run { Prune::Rehearse } else { Prune::Remove };
+            let version = driver.as_deref().map(DriverVersion::parse).transpose()?;
+            let cache = Cache::open_alone(&path, &host.cancel, events)?;
+            let (mut pruned, images) = match version {
+                Some(version) => {
+                    let directory = path.to_string_lossy().into_owned();
+                    let images = shared::prune_driver(host, &version, mode)?;
+                    (Pruned::nothing(directory, mode), images)
+                }
+                None => (cache.prune(mode)?, shared::prune(host, mode)?),
+            };
+            pruned.add(images);
+            Answer::Pruned(pruned)
         }
     })
 }

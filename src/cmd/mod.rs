@@ -12,6 +12,7 @@ pub mod plan;
 pub mod prefetch;
 pub mod provision;
 pub mod refresh;
+pub mod status;
 mod targets;
 pub mod verify;
 
@@ -364,6 +365,7 @@ impl Stores {
             cancel: &context.host.cancel,
             published: self.published,
             ready: Mutex::default(),
+            images: Mutex::default(),
         }
     }
 }

@@ -11,10 +11,12 @@ use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
+use crate::engine::seen::Seen;
 use crate::engine::sharing::{self, Share};
 use crate::engine::stock;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look, Outside};
+use crate::engine::tenant::Known;
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::facts::Facts;
@@ -157,7 +159,7 @@ fn look_outside(
     let wish = Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)?;
     let Some(wish) = wish else { return Ok(None) };
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
-    let outside = survey::outside(&session, &wish)?;
+    let outside = survey::outside(&session, &wish, None)?;
     Ok(Some(Looked { wish, outside }))
 }
 
@@ -194,20 +196,26 @@ fn one(
 ) -> Result<ContainerPlan> {
     let (ctid, Looked { wish, outside }) = container;
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
+    let known = Known::of(&session, wish, supplies, (outside.ways, outside.pid))?;
+    let with_cuda = match &known.images.cuda {
+        Some(image) => Some(survey::outside(&session, wish, Some(image))?),
+        None => None,
+    };
+    let outside = with_cuda.as_ref().unwrap_or(outside);
     let (artifact, driver) =
         supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
     let seen = match outside.pid {
-        Some(pid) => Some(look(&session, wish, driver.as_ref(), pid)?),
+        Some(pid) => Some(look(&session, wish, (driver.as_ref(), &known), pid)?),
         None => None,
     };
     let mut result = ContainerPlan::new(ctid);
     let (files, versions) = match &seen {
-        Some((facts, _)) => apt_files(wish, supplies, facts, &mut result.downloads)?,
+        Some((facts, _)) => apt_files(wish, supplies, (facts, &known), &mut result.downloads)?,
         None => Default::default(),
     };
     let intent = Intent {
         version: &wish.version,
-        packages: wish.recipe.packages(),
+        packages: known.apt.packages(),
         versions: &versions,
         files: &files,
         nodes: &wish.nodes,
@@ -222,9 +230,11 @@ fn one(
         is_running: outside.pid.is_some(),
         inside: seen.as_ref().map(|(facts, state)| (facts, state)),
         answering: &answering,
+        sharing: &known.sharing,
     };
     let plan = Plan::compute(&intent, &situation);
-    if driver.is_none() && plan.driver.changes() {
+    let needs_installer = plan.driver.changes() || known.sharing.driver;
+    if driver.is_none() && needs_installer && known.images.driver.is_none() {
         result.downloads.insert(0, Download { name: artifact.name, bytes: artifact.size });
     }
     if plan.driver.changes() {
@@ -235,6 +245,12 @@ fn one(
         });
         result.bytes_to_write = package.map(driver::bytes_to_write);
     }
+    describe(&mut result, outside, &plan);
+    Ok(result)
+}
+
+/// What the plan says, beside the bytes.
+fn describe(result: &mut ContainerPlan, outside: &Outside, plan: &Plan) {
     let read = &outside.configuration;
     result.diff =
         diff::unified(&read.path.to_string_lossy(), &read.bytes, &outside.edit.config.to_bytes());
@@ -243,30 +259,33 @@ fn one(
     result.restart = matches!(plan.power, Power::Restart(_));
     result.changes = plan.changes();
     result.exit = if plan.changes() { ExitCode::Differs } else { ExitCode::Done };
-    result.parts = parts(&plan);
+    result.parts = parts(plan);
     let adopted = outside.adopted().len();
     if adopted > 0 {
         let what =
             format!("{adopted} lines that are as nvstage writes them: `detach` takes them out");
         result.parts.push(("adopt", what));
     }
-    Ok(result)
 }
 
 fn look(
     session: &Session<'_>,
     wish: &Wish,
-    driver: Option<&Driver>,
+    (driver, known): (Option<&Driver>, &Known),
     pid: u32,
 ) -> Result<(Facts, DriverState)> {
-    let packages = wish.recipe.packages();
+    let packages = known.apt.packages();
     let look = Look { wait: 30, nodes: &wish.nodes, packages, checks: &[] };
     let facts = survey::inside(session, look)?;
     survey::refuse_system(&facts)?;
     let root = survey::root(session, pid)?;
     let state = match driver {
+        _ if known.sharing.driver => known.driver(),
         Some(driver) => {
-            driver::state(&root, Package { recipe: &wish.recipe, driver, version: &wish.version })
+            let package = Package { recipe: &wish.recipe, driver, version: &wish.version };
+            // What it finds out itself is not written down: it changes nothing.
+            let mut seen = Seen::load(&session.host.paths, session.ctid);
+            driver::state(&root, package, &mut seen)
         }
         None => survey::recorded_driver(&root, &wish.version),
     };
@@ -277,17 +296,18 @@ fn look(
 fn apt_files(
     wish: &Wish,
     supplies: &Supplies<'_>,
-    facts: &Facts,
+    (facts, known): (&Facts, &Known),
     downloads: &mut Vec<Download>,
 ) -> Result<(Vec<AptFile>, BTreeMap<String, String>)> {
     let recipe = &wish.recipe;
-    if recipe.packages().is_empty() {
+    if known.apt.packages().is_empty() {
         return Ok(Default::default());
     }
     let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
     let lock = supplies.stock(recipe, &facts.distribution, facts.architecture)?;
-    let versions = lock.map(|lock| stock::versions(&lock, recipe.packages())).unwrap_or_default();
-    if supplies.fetcher.network() == Network::Forbidden {
+    let versions =
+        lock.map(|lock| stock::versions(&lock, known.apt.packages())).unwrap_or_default();
+    if supplies.fetcher.network() == Network::Forbidden || known.images.cuda.is_some() {
         return Ok((files, versions));
     }
     match supplies.repository_at_hand(&wish.recipe, &facts.distribution, facts.architecture)? {
@@ -306,10 +326,9 @@ fn parts(plan: &Plan) -> Vec<(&'static str, String)> {
         Power::Start => "change: start it".to_owned(),
         Power::Restart(why) => format!("change: restart it, {why}"),
     };
-    vec![
-        ("passthrough", plan.passthrough.to_string()),
-        ("power", power),
-        ("driver", plan.driver.to_string()),
-        ("packages", plan.packages.to_string()),
-    ]
+    let mut parts = vec![("passthrough", plan.passthrough.to_string()), ("power", power)];
+    parts.extend(plan.share.as_ref().map(|share| ("share", share.to_string())));
+    parts.push(("driver", plan.driver.to_string()));
+    parts.push(("packages", plan.packages.to_string()));
+    parts
 }

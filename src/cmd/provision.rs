@@ -143,7 +143,7 @@ impl Work<'_> {
                 Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)
             })
             .and_then(|wish| match wish {
-                Some(wish) => survey::outside(&session, &wish)
+                Some(wish) => survey::outside(&session, &wish, None)
                     .map(|outside| Some((Box::new(wish), Box::new(outside.edit.config)))),
                 None => Ok(None),
             });

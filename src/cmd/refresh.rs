@@ -1,24 +1,29 @@
 //! `nvstage refresh`: after a boot or a driver's change, before the first container starts:
-//! modules, device nodes, and the numbers in the containers' configurations.
+//! modules, device nodes, the images that containers share, and the numbers in the containers'
+//! configurations.
 
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, Stores};
 use crate::ctid::Ctid;
 use crate::engine::configure;
 use crate::engine::journal;
 use crate::engine::refresh::{self, HostLine, Patience};
+use crate::engine::shared::{self, AtBoot};
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
+use crate::host::devices::Inventory;
 use crate::host::runlog::RunLog;
 use crate::journal::Journal;
 use crate::report::{self, ContainerReport, Outcome, Step};
 use crate::runtime::{self, Choice, Runtime, Session};
+use crate::version::DriverVersion;
 
-/// Load NVIDIA's modules, make its device nodes, bring containers' rules to this boot's numbers
+/// Load NVIDIA's modules, make its device nodes, mount what containers share, bring their rules to
+/// this boot's numbers
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {}
 
@@ -44,7 +49,18 @@ pub struct Refreshed {
 /// interruption.
 pub fn run(context: &Context<'_>, _arguments: &Arguments) -> Result<Refreshed> {
     let log = context.log_of("host");
-    let prepared = refresh::prepare(context.host, &log)?;
+    let prepared = refresh::prepare(context.host, &log);
+    // Whatever became of the modules: containers that start now see what is shared.
+    let shared = shared_images(context)?;
+    let mut prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            shared.tell(context.events);
+            return Err(error);
+        }
+    };
+    prepared.lines.extend(shared.lines);
+    prepared.errors.extend(shared.errors);
     for error in &prepared.errors {
         context.events.emit(Event::Failed { text: error.to_string() });
     }
@@ -52,6 +68,39 @@ pub fn run(context: &Context<'_>, _arguments: &Arguments) -> Result<Refreshed> {
     let codes = prepared.errors.iter().map(Error::code);
     let exit = ExitCode::combine(codes.chain(containers.iter().map(|container| container.exit)));
     Ok(Refreshed { schema: 1, command: "refresh", host: prepared.lines, containers, exit })
+}
+
+/// Mounts what is shared, builds the driver of the loaded kernel module where the cache has its
+/// installer, and lets `current` follow. Nothing where nothing is shared.
+fn shared_images(context: &Context<'_>) -> Result<AtBoot> {
+    let host = context.host;
+    if !shared::is_used(&host.paths) {
+        return Ok(AtBoot::default());
+    }
+    let mut done = AtBoot::default();
+    match shared::mount_all(host, context.events) {
+        Ok(mounted) => done = mounted,
+        Err(error) => done.fail("shared images", error)?,
+    }
+    let (inventory, problems) = Inventory::read_leniently(&host.paths)?;
+    let module = inventory.module_version();
+    if let Some(version) = module
+        && let Err(error) = built(context, version)
+    {
+        done.fail(&format!("the shared driver {version}"), error)?;
+    }
+    if module.is_some() || problems.is_empty() {
+        done.take(shared::SUBJECT, shared::follow(host, module))?;
+    }
+    Ok(done)
+}
+
+fn built(context: &Context<'_>, version: &DriverVersion) -> Result<()> {
+    if shared::driver_at_hand(&context.host.paths, version)?.is_none() {
+        let stores = Stores::offline(context)?;
+        shared::build_from_cache(context.host, &stores.supplies(context), version)?;
+    }
+    Ok(())
 }
 
 fn containers(

@@ -1,4 +1,4 @@
-//! `nvstage verify CTID…`: the checks alone; nothing is changed.
+//! `nvstage verify CTID…`: the checks alone; nothing is changed. Every file of the driver is read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,10 @@ use crate::engine::batch::{Entry, Taken};
 use crate::engine::check::{self, Evidence};
 use crate::engine::driver::{self, Package};
 use crate::engine::provision::judge;
+use crate::engine::seen::Seen;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look};
+use crate::engine::tenant::Known;
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::host::devices::Inventory;
@@ -87,13 +89,14 @@ impl Work<'_> {
         };
         let (_, driver) =
             supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
-        one(context, runtime, (&target.ctid, &wish, driver.as_ref()), report)
+        let what = (&target.ctid, &wish, driver.as_ref());
+        one(context, (runtime, supplies), what, report)
     }
 }
 
 fn one(
     context: &Context<'_>,
-    runtime: &dyn Runtime,
+    (runtime, supplies): (&dyn Runtime, &Supplies<'_>),
     what: (&Ctid, &Wish, Option<&Driver>),
     report: &mut ContainerReport,
 ) -> Result<()> {
@@ -102,19 +105,22 @@ fn one(
     let log = context.log(ctid);
     report.log = log.path().map(|path| path.display().to_string());
     let session = Session { host: context.host, runtime, ctid, log: &log };
-    let outside = survey::outside(&session, wish)?;
+    let outside = survey::outside(&session, wish, None)?;
     let Some(pid) = outside.pid else {
         return Err(Error::new(ExitCode::Differs, "look inside: the container is stopped")
             .hint("`provision` starts it; `pct start` too"));
     };
-    let (packages, checks) = (wish.recipe.packages(), wish.recipe.checks());
+    let known = Known::of(&session, wish, supplies, (outside.ways, Some(pid)))?;
+    let (packages, checks) = (known.apt.packages(), wish.recipe.checks());
     let look = Look { wait: 30, nodes: &wish.nodes, packages, checks };
     let facts = survey::inside(&session, look)?;
     let root = survey::root(&session, pid)?;
     let state = match driver {
+        _ if known.sharing.driver => known.driver(),
         Some(driver) => {
             let package = Package { recipe: &wish.recipe, driver, version: &wish.version };
-            driver::state(&root, package)
+            // No record is believed here.
+            driver::state(&root, package, &mut Seen::nothing())
         }
         None => survey::recorded_driver(&root, &wish.version),
     };
@@ -124,7 +130,7 @@ fn one(
         module: wish.inventory.module_version(),
         version: &wish.version,
         nodes: &wish.nodes,
-        packages: wish.recipe.packages(),
+        packages,
         answering: &survey::answering(&session, &wish.nodes, &facts),
     };
     let checked = check::run(wish.recipe.checks(), &evidence);

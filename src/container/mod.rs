@@ -4,3 +4,4 @@ pub mod config;
 pub(crate) mod mount;
 pub mod passthrough;
 pub(crate) mod rules;
+pub mod shared;

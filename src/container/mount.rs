@@ -124,7 +124,7 @@ pub(crate) fn normal(path: &str) -> String {
 }
 
 /// Compares paths of which one may have more slashes than it needs.
-fn is_same_path(a: &str, b: &str) -> bool {
+pub(super) fn is_same_path(a: &str, b: &str) -> bool {
     a.starts_with('/') == b.starts_with('/') && parts(a).eq(parts(b))
 }
 

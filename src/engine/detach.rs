@@ -13,10 +13,12 @@ use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::configure::{self, Applied, Change};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
-use crate::engine::survey::{self, Configuration};
+use crate::engine::survey::{self, Configuration, Look};
+use crate::engine::tenant::{self, Images};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::host::paths::Paths;
+use crate::host::rootfs::ContainerRoot;
 use crate::host::{devices, files, wait};
 use crate::journal::{Journal, State};
 use crate::report::{ContainerReport, Outcome, Step};
@@ -100,6 +102,10 @@ impl Work<'_> {
         if removal == Removal::Everything {
             let packages = journal.map_or(&[][..], |journal| &journal.packages);
             result = self.steps.step(Step::Packages, || Ok((purge(session, packages)?, ())));
+        }
+        let root = survey::root(session, pid)?;
+        if result.is_ok() && tenant::remains(&root) {
+            result = self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())));
         }
         if result.is_ok() {
             result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
@@ -247,7 +253,26 @@ fn describe(edit: &Edit) -> String {
     }
 }
 
-fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
+/// Takes away what was set up inside for what it shares.
+fn unshare(session: &Session<'_>, (pid, root): (u32, &ContainerRoot)) -> Result<Outcome> {
+    let nothing = Images::default();
+    nothing.align(pid, root).map_err(|error| error.on(session.ctid))?;
+    let look = Look { wait: 0, nodes: &[], packages: &[], checks: &[] };
+    survey::set_up(session, look, &nothing, "")?;
+    if journal::load(&session.host.paths, session.ctid)?.is_some() {
+        journal::update(&session.host.paths, session.ctid, |journal| {
+            (journal.userland, journal.cuda) = Default::default();
+            journal.cuda_image = None;
+        })?;
+    }
+    Ok(Outcome::Changed("nothing of the host is set up any more".to_owned()))
+}
+
+/// Has NVIDIA's uninstaller remove the driver that it has a record of.
+///
+/// # Errors
+/// Install error with what it said.
+pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
     let root = survey::root(session, pid)?;
     let Some(record) = survey::record(&root) else {
         return forget_driver(session, "no driver of NVIDIA's installer is there");
@@ -296,7 +321,10 @@ fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
 
 /// Removes what was installed for it. The whole set is known and written down before the first
 /// package goes: a run that is cut short is finished by the next one.
-fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
+///
+/// # Errors
+/// Install error when something else needs them, or apt fails.
+pub fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
     let asked = purge_phase(session, "ask", packages)?;
     let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
     let write_down = |set: &[String]| {

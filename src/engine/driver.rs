@@ -1,7 +1,12 @@
 //! The driver's userland: staged, installed by NVIDIA's own installer, and compared file by file.
 
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
+use crate::engine::seen::Seen;
 use crate::engine::shown::{self, Shown};
 use crate::engine::supplies::Driver;
 use crate::engine::survey;
@@ -10,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::host::mount::Programs;
 use crate::host::process::Ended;
 use crate::host::rootfs::ContainerRoot;
+use crate::host::stamp::Content;
 use crate::plan::DriverState;
 use crate::recipe::Recipe;
 use crate::runfile::diagnosis::{self, Verdict};
@@ -24,6 +30,8 @@ const INSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("insta
 const RUN: &str = "/root/.nvstage.run";
 /// The installer's log inside the container.
 const LOG: &str = "/var/log/nvstage-nvidia-installer.log";
+/// Threads that hash the files of one container; several containers may be worked on at once.
+const MOST_THREADS: usize = 4;
 
 /// What is to be installed.
 #[derive(Debug, Clone, Copy)]
@@ -38,20 +46,49 @@ pub struct Package<'a> {
 
 /// Compares every destination of the manifest that the options select with the container: each
 /// one must be there, of the right size and content. Other files count when the installer's own
-/// record says that it wrote them.
-pub fn state(root: &ContainerRoot, package: Package<'_>) -> DriverState {
+/// record says that it wrote them. Files that are known are not read again; when everything is
+/// right, `seen` is told.
+pub fn state(root: &ContainerRoot, package: Package<'_>, seen: &mut Seen) -> DriverState {
     let Some(record) = survey::record(root) else { return DriverState::Absent };
     match &record.version {
         None => return DriverState::Absent,
         Some(version) if version != package.version => return DriverState::Other(version.clone()),
         Some(_) => {}
     }
-    let problems: Vec<String> = destinations(package)
-        .iter()
-        .filter(|destination| destination.required || record.has(&destination.path))
-        .filter_map(|destination| problem(root, package.driver, destination))
-        .collect();
-    if problems.is_empty() { DriverState::Complete } else { DriverState::Damaged(problems) }
+    let mut wanted = destinations(package);
+    wanted.retain(|destination| destination.required || record.has(&destination.path));
+    let comparison = Comparison { root, driver: package.driver, seen };
+    let (mut problems, mut right) = (Vec::new(), Vec::new());
+    for (destination, found) in wanted.iter().zip(comparison.of_all(&wanted)) {
+        match found {
+            Ok(Some(content)) => right.push((destination.path.clone(), content)),
+            Ok(None) => {}
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return DriverState::Damaged(problems);
+    }
+    seen.replace(right);
+    DriverState::Complete
+}
+
+/// [`state`] with what is known from the last time, and written down for the next.
+pub fn state_since(
+    session: &Session<'_>,
+    root: &ContainerRoot,
+    package: Package<'_>,
+) -> DriverState {
+    let (paths, ctid) = (&session.host.paths, session.ctid);
+    let mut seen = Seen::load(paths, ctid);
+    let state = state(root, package, &mut seen);
+    if state == DriverState::Complete
+        && let Err(error) = seen.save(paths, ctid)
+    {
+        // Without it the next run takes longer, and that is all.
+        session.log.note(&error.to_string());
+    }
+    state
 }
 
 fn destinations(package: Package<'_>) -> Vec<Destination> {
@@ -65,25 +102,75 @@ impl Package<'_> {
     }
 }
 
-fn problem(root: &ContainerRoot, driver: &Driver, destination: &Destination) -> Option<String> {
-    let path = &destination.path;
-    match &destination.kind {
-        DestinationKind::Link { target } => match root.link_target(path) {
-            Ok(found) if found.file_name() == std::path::Path::new(target).file_name() => None,
-            Ok(found) => Some(format!("`{path}` leads to `{}`", found.display())),
-            Err(_) => Some(format!("`{path}` is missing")),
-        },
-        DestinationKind::File { source, .. } => {
-            let Some(wanted) = driver.tree.file(source) else {
-                return destination.required.then(|| format!("`{path}`: the installer lacks it"));
-            };
-            match root.digest_if_size(path, wanted.size) {
-                Ok(Some(digest)) if digest == wanted.digest => None,
-                Ok(_) => Some(format!("`{path}` differs from the installer's")),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    Some(format!("`{path}` is missing"))
+/// What is compared: a container's files with an installer's.
+#[derive(Clone, Copy)]
+struct Comparison<'a> {
+    root: &'a ContainerRoot,
+    driver: &'a Driver,
+    seen: &'a Seen,
+}
+
+/// What is there at a destination: the right content of a file, `None` for what has none, or the
+/// problem with it.
+type Found = std::result::Result<Option<Content>, String>;
+
+impl Comparison<'_> {
+    /// Every destination in its order. Files are hashed by several threads, large ones first, so
+    /// that none of them is the last.
+    fn of_all(self, wanted: &[Destination]) -> Vec<Found> {
+        let mut order: Vec<usize> = (0..wanted.len()).collect();
+        order.sort_by_key(|position| Reverse(self.driver.size(&wanted[*position])));
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let take = || order.get(next.fetch_add(1, Ordering::Relaxed));
+            let found = std::iter::from_fn(take).map(|at| (*at, self.of(&wanted[*at])));
+            found.collect::<Vec<_>>()
+        };
+        let mut found: Vec<(usize, Found)> = thread::scope(|scope| {
+            let others: Vec<_> = (1..self.threads(wanted)).map(|_| scope.spawn(work)).collect();
+            let mut found = work();
+            for other in others {
+                match other.join() {
+                    Ok(more) => found.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
                 }
-                Err(error) => Some(format!("`{path}`: {error}")),
+            }
+            found
+        });
+        found.sort_by_key(|(position, _)| *position);
+        found.into_iter().map(|(_, found)| found).collect()
+    }
+
+    /// How many threads are worth it: none but this one where nothing has to be read.
+    fn threads(&self, wanted: &[Destination]) -> usize {
+        let is_file = |it: &&Destination| matches!(it.kind, DestinationKind::File { .. });
+        let files = wanted.iter().filter(is_file);
+        let unknown = files.filter(|it| !self.seen.knows(&it.path)).count();
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        unknown.min(cores).min(MOST_THREADS)
+    }
+
+    fn of(&self, destination: &Destination) -> Found {
+        let path = &destination.path;
+        match &destination.kind {
+            DestinationKind::Link { target } => match self.root.link_target(path) {
+                Ok(found) if found.file_name() == Path::new(target).file_name() => Ok(None),
+                Ok(found) => Err(format!("`{path}` leads to `{}`", found.display())),
+                Err(_) => Err(format!("`{path}` is missing")),
+            },
+            DestinationKind::File { source, .. } => {
+                let Some(wanted) = self.driver.tree.file(source) else {
+                    let lacks = || Err(format!("`{path}`: the installer lacks it"));
+                    return if destination.required { lacks() } else { Ok(None) };
+                };
+                match self.seen.content(self.root, path, wanted.size) {
+                    Ok(Some(content)) if content.digest == wanted.digest => Ok(Some(content)),
+                    Ok(_) => Err(format!("`{path}` differs from the installer's")),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        Err(format!("`{path}` is missing"))
+                    }
+                    Err(error) => Err(format!("`{path}`: {error}")),
+                }
             }
         }
     }
@@ -103,13 +190,17 @@ pub fn omissions(package: Package<'_>) -> Vec<String> {
 
 /// Bytes that the installation writes into the container.
 pub fn bytes_to_write(package: Package<'_>) -> u64 {
-    let size = |destination: &Destination| match &destination.kind {
-        DestinationKind::File { source, .. } => {
-            package.driver.tree.file(source).map_or(0, |f| f.size)
+    destinations(package).iter().map(|destination| package.driver.size(destination)).sum()
+}
+
+impl Driver {
+    /// Bytes that a destination has.
+    fn size(&self, destination: &Destination) -> u64 {
+        match &destination.kind {
+            DestinationKind::File { source, .. } => self.tree.file(source).map_or(0, |f| f.size),
+            DestinationKind::Link { .. } => 0,
         }
-        DestinationKind::Link { .. } => 0,
-    };
-    destinations(package).iter().map(size).sum()
+    }
 }
 
 /// Refuses before anything is touched when the container has no room.

@@ -36,6 +36,15 @@ pub struct GpuUse {
 }
 
 impl GpuUse {
+    /// Whether another container's use is of the same GPU, or of the same instances of it.
+    fn is_shared_with(&self, other: &Self) -> bool {
+        self.index == other.index
+            && match (&self.instances, &other.instances) {
+                (Some(ours), Some(theirs)) => ours.iter().any(|name| theirs.contains(name)),
+                _ => true,
+            }
+    }
+
     /// Whether it and what is assigned have something in common.
     fn meets(&self, assigned: &Assigned) -> bool {
         let mut named = assigned.instances.iter().map(ToString::to_string);
@@ -119,7 +128,17 @@ fn configuration(runtime: &dyn Runtime, container: &Ctid) -> Result<Option<LxcCo
     }
 }
 
-fn gpus_of(config: &LxcConfig, inventory: &Inventory) -> Vec<GpuUse> {
+/// The other containers that have something of the same GPUs as this one.
+pub fn partners(shares: &[Share], share: &Share) -> Vec<Ctid> {
+    let meets = |other: &&Share| {
+        let pairs = |used: &GpuUse| other.gpus.iter().any(|theirs| used.is_shared_with(theirs));
+        other.container != share.container && share.gpus.iter().any(pairs)
+    };
+    shares.iter().filter(meets).map(|other| other.container.clone()).collect()
+}
+
+/// The GPUs that a configuration passes by lines that work.
+pub fn gpus_of(config: &LxcConfig, inventory: &Inventory) -> Vec<GpuUse> {
     let has = |path: String, kind| {
         passthrough::passes(config, &DeviceNode { path, kind, numbers: Vec::new() })
     };

@@ -7,6 +7,7 @@ use crate::apt;
 use crate::architecture::Architecture;
 use crate::artifact::{Artifact, Trust};
 use crate::cache::{Cache, CachedArtifact, Tree};
+use crate::engine::shared::CudaImage;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fetch::Fetcher;
@@ -43,6 +44,8 @@ pub struct Supplies<'a> {
     pub published: PublishedDigest,
     /// The mirrors that were made ready in this run.
     pub ready: Mutex<Vec<(Lock, PathBuf)>>,
+    /// The images of CUDA that were made ready in this run.
+    pub images: Mutex<Vec<(Lock, CudaImage)>>,
 }
 
 /// A verified installer, and its unpacked tree.
@@ -142,6 +145,31 @@ impl Supplies<'_> {
         let tree = self.cache.tree(&file, &installer, self.events)?;
         let name = artifact.name.clone();
         Ok((artifact, Some(Driver { file, name, trust, tree })))
+    }
+
+    /// An installer of that version that a lock of the cache names, if the cache has it; nothing is
+    /// fetched, and no recipe is asked: its digest was believed when the lock was written.
+    ///
+    /// # Errors
+    /// Install error when what the cache has cannot be used.
+    pub fn locked_driver_at_hand(
+        &self,
+        version: &DriverVersion,
+        architecture: Architecture,
+    ) -> Result<Option<Driver>> {
+        for (_, lock) in self.locks()? {
+            let locked = lock.installer;
+            if &locked.version != version || lock.architecture != architecture {
+                continue;
+            }
+            if let Some(file) = self.cache.find(&locked.sha256, self.events)? {
+                let name = locked.name.clone();
+                let installer = Installer { name, version: version.clone(), architecture };
+                let tree = self.cache.tree(&file, &installer, self.events)?;
+                return Ok(Some(Driver { file, name: locked.name, trust: locked.trust, tree }));
+            }
+        }
+        Ok(None)
     }
 
     /// Finds out which digest the installer must have, and why that is believed: the recipe's

@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::apt;
+use crate::apt::{self, system};
+use crate::architecture::Architecture;
 use crate::container::config::{Dialect, LineKind, LxcConfig};
 use crate::container::passthrough::{
     self, DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted,
 };
+use crate::container::shared::SharedTree;
 use crate::engine::journal;
+use crate::engine::shared::{self, CudaImage};
+use crate::engine::tenant::{self, Images, Ways};
 use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
 use crate::facts::{self, Facts};
@@ -18,9 +22,9 @@ use crate::host::devices;
 use crate::host::rootfs::ContainerRoot;
 use crate::journal::{Journal, State, rootfs};
 use crate::plan::{DriverState, Reach};
-use crate::recipe::Check;
+use crate::recipe::{Check, CudaMethod};
 use crate::runfile::backup_log::{self, BackupLog};
-use crate::runtime::{DeviceEntries, Inside, Session};
+use crate::runtime::{DeviceEntries, Inside, Ran, Session};
 
 /// The largest file of Proxmox's cluster file system, in bytes (pve-cluster, `memdb.h`).
 const LARGEST: usize = 1 << 20;
@@ -68,6 +72,10 @@ pub struct Outside {
     pub before: Option<Journal>,
     /// The journal as it should be.
     pub journal: Journal,
+    /// How it is to have driver and CUDA.
+    pub ways: Ways,
+    /// The trees of the host's that it is to share.
+    trees: Vec<SharedTree>,
 }
 
 impl Outside {
@@ -96,6 +104,7 @@ impl Outside {
             method: self.journal.method,
             users: self.users,
             majors: &wish.majors(),
+            trees: &self.trees,
             own: &self.journal.lines,
         };
         Ok(!passthrough::edit(config, &wanted)?.changed())
@@ -104,9 +113,11 @@ impl Outside {
 
 /// Looks at a container from outside, and refuses one that cannot be worked on.
 ///
+/// Which `cuda` it is to share is known when it was looked into; before that it keeps what it has.
+///
 /// # Errors
 /// Not found, a template or a locked container, a way of passing devices that this host lacks.
-pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
+pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> Result<Outside> {
     let configuration = Configuration::read(session)?;
     refuse(&configuration.config).map_err(|error| error.on(session.ctid))?;
     let pid = session.init_process()?;
@@ -116,6 +127,14 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
         let what = format!("let the group `{group}` alone use the devices: a mount has no group");
         return Err(Error::input(what).hint("`--passthrough device` has one").on(session.ctid));
     }
+    let ways = Ways::of(&wish.recipe, before.as_ref());
+    let known = before.as_ref().and_then(|journal| journal.cuda_image.as_deref());
+    let known = match (cuda, known.filter(|_| ways.cuda == CudaMethod::Share)) {
+        (None, Some(id)) => shared::cuda_by_id(&session.host.paths, id)?,
+        _ => None,
+    };
+    let cuda = cuda.or(known.as_ref());
+    let trees = ways.trees(cuda);
     let entries = entries(session, method)?;
     let users = match method {
         Method::Device => users(session, wish, pid)?,
@@ -126,6 +145,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
         method,
         users,
         majors: &wish.majors(),
+        trees: &trees,
         own: before.as_ref().map_or(&[], |journal| &journal.lines),
     };
     let edit = passthrough::edit(&configuration.config, &wanted)
@@ -134,7 +154,8 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
     // `pct set` writes the whole file anew, without what it does not understand.
     let is_understood = configuration.config.lines().all(|line| line.kind != LineKind::Other);
     let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running) && is_understood;
-    let reach = match is_reached && edit.only_devices().is_some() {
+    let is_shown = pid.is_some() && !edit.changes_devices();
+    let reach = match is_shown || (is_reached && edit.only_devices().is_some()) {
         true => Reach::WhileRunning,
         false => Reach::AtStart,
     };
@@ -147,7 +168,12 @@ pub fn outside(session: &Session<'_>, wish: &Wish) -> Result<Outside> {
     journal.method = method;
     journal.nodes.clone_from(&wish.nodes);
     journal.lines.clone_from(&edit.own);
-    Ok(Outside { configuration, edit, reach, users, pid, before, journal })
+    (journal.userland, journal.cuda) = (ways.userland, ways.cuda);
+    journal.cuda_image = match ways.cuda {
+        CudaMethod::Share => cuda.map(|image| image.id.clone()).or(journal.cuda_image),
+        CudaMethod::Apt => None,
+    };
+    Ok(Outside { configuration, edit, reach, users, pid, before, journal, ways, trees })
 }
 
 /// How devices are passed: as the user or the recipe says, or else as they are now.
@@ -230,6 +256,33 @@ pub fn refuse_too_large(session: &Session<'_>, path: &Path, bytes: usize) -> Res
         .on(session.ctid))
 }
 
+/// What can be told of the system inside without a process there.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// The distribution, `debian12`.
+    pub distribution: String,
+    /// The packages that dpkg knows, as it writes them down.
+    pub packages: String,
+}
+
+/// Looks at the system of a running container from outside, and refuses one that NVIDIA's userland
+/// cannot run on.
+///
+/// # Errors
+/// Install error.
+pub fn system(root: &ContainerRoot, architecture: Architecture) -> Result<System> {
+    let text = |path: &str| root.read_text(path, 64 << 20).unwrap_or_default();
+    let triplet = architecture.triplet();
+    let facts = Found {
+        has_glibc: root.open(&format!("/usr/lib/{triplet}/libc.so.6")).is_ok(),
+        has_ldconfig: ["/usr/sbin/ldconfig", "/sbin/ldconfig"].iter().any(|p| root.open(p).is_ok()),
+        has_debian_layout: root.identity(&format!("/usr/lib/{triplet}")).is_ok(),
+    };
+    refuse_found(facts, architecture)?;
+    let distribution = system::distribution(&text("/etc/os-release"));
+    Ok(System { distribution, packages: text("/var/lib/dpkg/status") })
+}
+
 /// What to look for inside.
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
@@ -248,19 +301,56 @@ pub struct Look<'a> {
 /// # Errors
 /// Install error when it cannot be looked into.
 pub fn inside(session: &Session<'_>, look: Look<'_>) -> Result<Facts> {
-    let nodes: Vec<&str> = look.nodes.iter().map(|node| node.path.as_str()).collect();
-    let ran = session.run_inside(&Inside {
-        script: facts::SCRIPT,
-        arguments: vec![
-            look.wait.to_string(),
-            nodes.join(" "),
-            look.packages.join(" "),
-            [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" "),
-            if look.checks.contains(&Check::NvidiaSmi) { "smi".to_owned() } else { String::new() },
-        ],
-        limit: Duration::from_secs(180),
-    })?;
+    let ran = look_by(session, look, (facts::SCRIPT, &[]))?;
     Facts::parse(&ran.answer).map_err(|error| error.because(ran.ended).on(session.ctid))
+}
+
+/// Puts right inside what is shared, and looks at the container after that: one call. Returns the
+/// facts, and the paths where something of the container's own is in the way and stays.
+///
+/// # Errors
+/// Install error when something cannot be put right, or as [`inside`].
+pub fn set_up(
+    session: &Session<'_>,
+    look: Look<'_>,
+    images: &Images,
+    triplet: &str,
+) -> Result<(Facts, Vec<String>)> {
+    let ran = look_by(session, look, (tenant::SET_UP, &images.arguments(triplet)))?;
+    let failed = || Error::install("set up inside what the host shares").on(session.ctid);
+    if ran.answer.has("busy") {
+        return Err(failed()
+            .because("another installer is at work inside the container, for 15 minutes now"));
+    }
+    if !ran.answer.has("shared") {
+        let what = ran.answer.get("failed").unwrap_or("the script");
+        return Err(failed().because(format!("`{what}` failed, {}", ran.ended)).hint(
+            "is there room in the container's root file system? The log of this run has the output",
+        ));
+    }
+    let kept = ran.answer.all("kept").map(str::to_owned).collect();
+    let facts =
+        Facts::parse(&ran.answer).map_err(|error| error.because(ran.ended).on(session.ctid))?;
+    Ok((facts, kept))
+}
+
+fn look_by(
+    session: &Session<'_>,
+    look: Look<'_>,
+    (script, more): (&'static str, &[String]),
+) -> Result<Ran> {
+    let nodes: Vec<&str> = look.nodes.iter().map(|node| node.path.as_str()).collect();
+    let mut arguments = vec![
+        look.wait.to_string(),
+        nodes.join(" "),
+        look.packages.join(" "),
+        [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" "),
+        if look.checks.contains(&Check::NvidiaSmi) { "smi".to_owned() } else { String::new() },
+    ];
+    arguments.extend_from_slice(more);
+    // What changes something waits for another installer that is at work.
+    let limit = Duration::from_secs(if more.is_empty() { 180 } else { 1200 });
+    session.run_inside(&Inside { script, arguments, limit })
 }
 
 /// Refuses a system that NVIDIA's userland cannot run on.
@@ -268,6 +358,19 @@ pub fn inside(session: &Session<'_>, look: Look<'_>) -> Result<Facts> {
 /// # Errors
 /// Install error.
 pub fn refuse_system(facts: &Facts) -> Result<()> {
+    let Facts { has_glibc, has_ldconfig, has_debian_layout, .. } = *facts;
+    refuse_found(Found { has_glibc, has_ldconfig, has_debian_layout }, facts.architecture)
+}
+
+/// What NVIDIA's userland needs, and whether it is there.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    has_glibc: bool,
+    has_ldconfig: bool,
+    has_debian_layout: bool,
+}
+
+fn refuse_found(facts: Found, architecture: Architecture) -> Result<()> {
     if !facts.has_glibc {
         let what = "install NVIDIA's libraries: the container's C library is not glibc";
         return Err(Error::install(what).hint("use a Debian or Ubuntu container"));
@@ -278,7 +381,7 @@ pub fn refuse_system(facts: &Facts) -> Result<()> {
     if !facts.has_debian_layout {
         return Err(Error::install(format!(
             "install NVIDIA's libraries: the container has no `/usr/lib/{}`",
-            facts.architecture.triplet()
+            architecture.triplet()
         ))
         .hint("use a Debian or Ubuntu container"));
     }

@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod capacity;
 pub mod devices;
 pub mod files;
+pub mod image;
 pub mod modules;
 pub mod mount;
 pub mod nodes;
@@ -11,7 +12,9 @@ pub mod paths;
 pub mod process;
 pub mod rootfs;
 pub mod runlog;
+pub mod running;
 pub mod service;
+pub mod stamp;
 pub mod sys;
 pub mod wait;
 

@@ -5,11 +5,15 @@
 //! attached. An overlay without an upper layer is read-only as a whole: where container root can
 //! remount a read-only bind for writing, this stays "Read-only file system".
 //! It goes away with the container, or with [`detach`].
+//!
+//! An image that is mounted on the host is shown as it is, by a copy of its mount: a squashfs cannot
+//! be written, whoever remounts it.
 
 use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
@@ -18,9 +22,13 @@ use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setfsgid, setfsuid};
 
+use super::paths::Paths;
 pub use super::sys::Programs;
-use super::sys::{NewFilesystem, move_mount};
+use super::sys::{NewFilesystem, clone_mount, loop_file, move_mount};
 use crate::error::{Error, Result};
+
+/// The major number of loop devices (`Documentation/admin-guide/devices.txt` of Linux).
+const LOOP_MAJOR: u64 = 7;
 
 /// Shows the directories `layers` (the first one on top) at `target` inside the container whose
 /// first process is `pid` on this host. What an earlier run left there is taken away first.
@@ -42,14 +50,57 @@ pub fn attach(pid: u32, layers: [&Path; 2], programs: Programs, target: &str) ->
         DirBuilder::new().recursive(true).mode(0o755).create(&target)?;
         // Again, because the mode above went through the umask; apt's own user must get in.
         std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755))?;
-        let root = File::open("/")?;
-        let path = CString::new(target.trim_start_matches('/')).map_err(io::Error::other)?;
-        move_mount(&mount, &root, &path)
+        attach_to(&mount, &target)
     })
     .map_err(fail)
 }
 
-/// Takes away what [`attach`] showed at `target`; nothing there is fine.
+/// Shows an image, mounted on this host at `source`, at `target` inside the container whose first
+/// process is `pid` on this host: read-only, without set-user-ID programs and device nodes. What is
+/// mounted at `target` is taken away first; the directory is made where it is missing.
+///
+/// # Errors
+/// Host error when the image cannot be shown there.
+pub fn attach_directory(pid: u32, source: &Path, target: &str) -> Result<()> {
+    let fail = |error: io::Error| {
+        let shown = source.display();
+        Error::host(format!("show `{shown}` inside the container at `{target}`"))
+            .because(error)
+            .hint("restart the container: it is shown there from the start then")
+    };
+    let path = CString::new(source.as_os_str().as_bytes()).map_err(|error| fail(error.into()))?;
+    let mount = clone_mount(&path).map_err(fail)?;
+    let target = target.to_owned();
+    let work = move || {
+        unmount_all(&target)?;
+        become_owner_of(Path::new("/"))?;
+        DirBuilder::new().recursive(true).mode(0o755).create(&target)?;
+        attach_to(&mount, &target)
+    };
+    inside(pid, work).map_err(fail)
+}
+
+/// Attaches a mount to a directory of the root that this thread has.
+fn attach_to(mount: &OwnedFd, target: &str) -> io::Result<()> {
+    let root = File::open("/")?;
+    let path = CString::new(target.trim_start_matches('/')).map_err(io::Error::other)?;
+    move_mount(mount, &root, &path)
+}
+
+/// Device and inode, as `stat(2)` shows them, of the image that is mounted at a directory of this
+/// host; `None` where none is.
+pub fn image_at(paths: &Paths, directory: &Path) -> Option<(u64, u64)> {
+    let here = std::fs::metadata(directory).ok()?.dev();
+    let above = std::fs::metadata(directory.parent()?).ok()?.dev();
+    if here == above || libc::major(here) as u64 != LOOP_MAJOR {
+        return None;
+    }
+    let device = paths.dev().join(format!("loop{}", libc::minor(here)));
+    File::open(device).and_then(loop_file).ok()
+}
+
+/// Takes away what [`attach`] or [`attach_directory`] showed at `target`, and the directory;
+/// nothing there is fine.
 ///
 /// # Errors
 /// Host error when the mount cannot be taken away.
@@ -83,18 +134,34 @@ fn become_owner_of(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes away what is mounted at `target` inside, and leaves the directory and what it hides; nothing
+/// there is fine.
+///
+/// # Errors
+/// Host error when the mount cannot be taken away.
+pub fn uncover(pid: u32, target: &str) -> Result<()> {
+    let path = target.to_owned();
+    inside(pid, move || unmount_all(&path)).map_err(|error| {
+        Error::host(format!("take `{target}` away from inside the container")).because(error)
+    })
+}
+
 /// Unmounts everything stacked at `target`, then removes the directory.
 fn take_away(target: &str) -> io::Result<()> {
-    loop {
-        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            Err(nix::Error::EINVAL | nix::Error::ENOENT) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    unmount_all(target)?;
     match std::fs::remove_dir(target) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+fn unmount_all(target: &str) -> io::Result<()> {
+    loop {
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(nix::Error::EINVAL | nix::Error::ENOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -118,6 +118,22 @@ impl Paths {
         self.at("var/lib/nvstage/containers")
     }
 
+    /// Which files of each container were found right, `/var/lib/nvstage/verified`.
+    pub fn verified(&self) -> PathBuf {
+        self.at("var/lib/nvstage/verified")
+    }
+
+    /// The driver images that containers share, one a version, and `current`:
+    /// `/var/lib/nvstage/driver`.
+    pub fn shared_drivers(&self) -> PathBuf {
+        self.at("var/lib/nvstage/driver")
+    }
+
+    /// The CUDA images that containers share: `/var/lib/nvstage/cuda`.
+    pub fn shared_cuda(&self) -> PathBuf {
+        self.at("var/lib/nvstage/cuda")
+    }
+
     /// A path as a container's configuration names it (`/dev/nvidia0`), on this machine.
     pub fn host_path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))

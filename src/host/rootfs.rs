@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 
-use crate::digest::{Digest, hash_reader};
+use crate::digest::hash_reader;
+use crate::host::stamp::{self, Content, Stamp};
 
 /// A handle on the root directory of a running container.
 #[derive(Debug)]
@@ -100,18 +101,34 @@ impl ContainerRoot {
         Ok(String::from_utf8_lossy(&self.read_bytes(path, limit)?).into_owned())
     }
 
-    /// The digest and the size in bytes of a file whose size is `expected`; a file of another
-    /// size is not read at all.
+    /// What tells whether a regular file is still the one it was; it is not read.
     ///
     /// # Errors
     /// As [`ContainerRoot::open`].
-    pub fn digest_if_size(&self, path: &str, expected: u64) -> io::Result<Option<Digest>> {
+    pub fn stamp(&self, path: &str) -> io::Result<Stamp> {
+        let metadata = self.resolve(path, OFlag::O_PATH)?.metadata()?;
+        match metadata.is_file() {
+            true => Ok(Stamp::of(&metadata)),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+
+    /// The digest of a file whose size is `expected`, in bytes; a file of another size is not read
+    /// at all.
+    ///
+    /// # Errors
+    /// As [`ContainerRoot::open`].
+    pub fn content_if_size(&self, path: &str, expected: u64) -> io::Result<Option<Content>> {
         let file = self.open(path)?;
         if file.metadata()?.size() != expected {
             return Ok(None);
         }
-        let (digest, length) = hash_reader(file.take(expected))?;
-        Ok((length == expected).then_some(digest))
+        let watch = stamp::Watch::begin(&file)?;
+        let (digest, length) = hash_reader((&file).take(expected))?;
+        if length != expected {
+            return Ok(None);
+        }
+        Ok(Some(Content { digest, stamp: watch.end(&file)? }))
     }
 
     /// The size of a regular file in bytes.
@@ -129,6 +146,15 @@ impl ContainerRoot {
     pub fn link_target(&self, path: &str) -> io::Result<PathBuf> {
         let link = self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
         Ok(PathBuf::from(readlinkat(&link, "")?))
+    }
+
+    /// Device and inode of what is at a path, through mounts.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn identity(&self, path: &str) -> io::Result<(u64, u64)> {
+        let found = self.resolve(path, OFlag::O_PATH)?.metadata()?;
+        Ok((found.dev(), found.ino()))
     }
 
     /// Bytes that root of the container may still write to its root file system.

@@ -2,7 +2,7 @@
 //!
 //! Each function is a thin, safe front: owned descriptors in, owned descriptors out, `errno` as an
 //! [`io::Error`]. Manual pages: `pidfd_open(2)`, `fsopen(2)`, `fsconfig(2)`, `fsmount(2)`,
-//! `move_mount(2)`.
+//! `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`, `loop(4)`.
 
 use std::ffi::CStr;
 use std::io;
@@ -18,6 +18,8 @@ const MOUNT_ATTR_NOSUID: libc::c_uint = 2;
 const MOUNT_ATTR_NODEV: libc::c_uint = 4;
 const MOUNT_ATTR_NOEXEC: libc::c_uint = 8;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
 
 fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
@@ -128,6 +130,52 @@ impl NewFilesystem {
         // SAFETY: integers only.
         descriptor(unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, attributes) })
     }
+}
+
+/// A detached copy of the mount that the directory `source` belongs to, seen from there:
+/// read-only, nosuid, nodev, and told of nothing that happens to the original.
+///
+/// # Errors
+/// `EPERM` without the capability, `ENOENT` when there is no such directory.
+pub fn clone_mount(source: &CStr) -> io::Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+    // SAFETY: `source` is a valid C string for the duration of the call.
+    let mount = descriptor(unsafe {
+        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags)
+    })?;
+    let attributes = libc::mount_attr {
+        attr_set: u64::from(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV),
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: a valid descriptor, the empty path that goes with the flag, and a structure that
+    // lives during the call, with its own size.
+    nothing(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })?;
+    Ok(mount)
+}
+
+/// Device and inode of the file behind a loop device, as `stat(2)` shows them.
+///
+/// # Errors
+/// `ENXIO` when there is none behind it, `ENOTTY` when it is no loop device.
+pub fn loop_file(device: impl AsFd) -> io::Result<(u64, u64)> {
+    // `struct loop_info64` of <linux/loop.h> is 232 bytes long and begins with device and inode.
+    let mut info = [0_u64; 29];
+    let descriptor = device.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes 232 bytes, which live during the call.
+    let result = unsafe { libc::ioctl(descriptor, LOOP_GET_STATUS64 as _, info.as_mut_ptr()) };
+    nothing(result.into())?;
+    Ok((info[0], info[1]))
 }
 
 /// Attaches a detached mount to the directory `target`, resolved below the directory `at`.

@@ -1,36 +1,43 @@
 //! The one place that prints: stdout is data, stderr is talk.
 //!
-//! On a terminal there is a line that moves; elsewhere one line a finished step; with `--json`
-//! every event is a JSON line on stderr and the result one JSON document on stdout.
+//! On a terminal there are lines that move ([`board`], [`screen`]); elsewhere one line a finished step
+//! ([`talk`]); with `--json` every event is a JSON line on stderr and the result one JSON document
+//! on stdout.
 
+mod board;
 mod bundle;
+mod cache;
 pub mod doctor;
 pub mod gpus;
+mod layout;
 mod pace;
+mod refresh;
+pub mod report;
+mod screen;
+pub mod status;
+mod talk;
+mod ticker;
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use comfy_table::{ContentArrangement, Table};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::cmd::plan::{ContainerPlan, Plans};
 use crate::cmd::prefetch::Prefetched;
-use crate::error::{Error, ExitCode};
+use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::report::Report;
-use pace::Pace;
-
-mod cache;
-mod refresh;
+use screen::Screen;
+use talk::Talk;
+use ticker::Ticker;
 
 /// Columns where the terminal does not say how many it has.
 const WIDTH: u16 = 80;
-/// Between two lines about the same download where there is no terminal.
-const SPARSE: Duration = Duration::from_secs(10);
 
 /// How results and events are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,59 +52,25 @@ pub enum Form {
 #[derive(Debug)]
 pub struct Printer {
     form: Form,
-    bar: ProgressBar,
-    told: Mutex<Instant>,
-    pace: Mutex<Pace>,
+    talk: Arc<Mutex<Talk>>,
+    /// Begins with the first event: most verbs have none.
+    ticker: Mutex<Option<Ticker>>,
 }
 
 impl Printer {
     /// A printer for this process's standard output and error.
     pub fn new(form: Form) -> Self {
-        let target = match form {
-            Form::Text => ProgressDrawTarget::stderr(),
-            Form::Json => ProgressDrawTarget::hidden(),
+        let screen = match form {
+            Form::Text => Screen::on_stderr(),
+            Form::Json => Screen::plain(),
         };
-        let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(ProgressStyle::default_spinner());
-        Self { form, bar, told: Mutex::new(Instant::now()), pace: Mutex::default() }
+        let talk = Arc::new(Mutex::new(Talk::new(screen)));
+        Self { form, talk, ticker: Mutex::default() }
     }
 
     /// Prints a report: a table, or JSON.
     pub fn report(&self, report: &Report) {
-        self.result(report, || {
-            let mut table = table(["container", "step", "outcome", "time", "detail"]);
-            for container in &report.containers {
-                for step in &container.steps {
-                    let (name, detail) = step.outcome.parts();
-                    table.add_row([
-                        container.container.to_string(),
-                        step.step.to_string(),
-                        name.to_owned(),
-                        format!("{:.1} s", step.seconds),
-                        detail.to_owned(),
-                    ]);
-                }
-            }
-            let mut text = format!("{table}\n");
-            for container in &report.containers {
-                let what = match (&container.error, container.exit) {
-                    (_, ExitCode::Differs) => "differs",
-                    (Some(_), _) => "failed",
-                    (None, _) => "done",
-                };
-                let _ = write!(
-                    text,
-                    "{}: {what}, exit code {}",
-                    container.container,
-                    container.exit.code()
-                );
-                if let Some(log) = &container.log {
-                    let _ = write!(text, ", log {log}");
-                }
-                text.push('\n');
-            }
-            text
-        });
+        self.result(report, || report::text(report, columns()));
     }
 
     /// Prints plans: what would happen, the difference, the bytes.
@@ -126,6 +99,7 @@ impl Printer {
 
     /// Prints an error that ended everything.
     pub fn error(&self, error: &Error) {
+        self.close();
         match self.form {
             Form::Text => self.say(&format!("error: {error}")),
             Form::Json => {
@@ -138,7 +112,7 @@ impl Printer {
     }
 
     fn result<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) {
-        self.bar.finish_and_clear();
+        self.close();
         let text = match self.form {
             Form::Text => text(),
             Form::Json => match serde_json::to_string_pretty(value) {
@@ -151,58 +125,37 @@ impl Printer {
     }
 
     fn say(&self, text: &str) {
-        let text = harmless(text);
-        self.bar.suspend(|| {
-            let _ = writeln!(io::stderr().lock(), "{text}");
-        });
+        self.talk().say(text, Instant::now());
     }
 
-    fn text_event(&self, event: Event) {
-        let name = |container: &Option<crate::ctid::Ctid>| {
-            container.as_ref().map_or(String::new(), |ctid| format!("{ctid} "))
-        };
-        match event {
-            Event::StepStarted { container, step } => {
-                self.bar.set_style(ProgressStyle::default_spinner());
-                self.bar.set_message(format!("{}{step}", name(&container)));
-                self.bar.enable_steady_tick(Duration::from_millis(100));
-            }
-            Event::StepEnded { container, step, outcome, took } => {
-                self.bar.set_message("");
-                let seconds = took.as_secs_f64();
-                self.say(&format!("{}{step}: {outcome} ({seconds:.1} s)", name(&container)));
-            }
-            Event::Progress { name, done, total } => self.progress(&name, done, total),
-            Event::Detail { .. }
-            | Event::BatchStarted { .. }
-            | Event::ContainerStarted { .. }
-            | Event::ContainerEnded { .. } => {}
-            Event::Note { text } => self.say(&text),
-            Event::Warning { text } => self.say(&format!("warning: {text}")),
-            Event::Failed { text } => self.say(&format!("error: {text}")),
-        }
+    /// Takes the lines that move away.
+    fn close(&self) {
+        let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(ticker);
+        self.talk().close();
     }
 
-    fn progress(&self, name: &str, done: u64, total: Option<u64>) {
-        let of = total.map_or(String::new(), |total| format!(" of {}", HumanBytes(total)));
-        let mut pace = self.pace.lock().unwrap_or_else(|poison| poison.into_inner());
-        let rate = pace.told(name, (done, total), Instant::now());
-        drop(pace);
-        let text = format!("{name}: {}{of}{rate}", HumanBytes(done));
-        self.bar.set_message(text.clone());
-        let is_told = io::stderr().is_terminal();
-        let Ok(mut told) = self.told.lock() else { return };
-        if !is_told && told.elapsed() >= SPARSE {
-            *told = Instant::now();
-            self.say(&text);
-        }
+    fn talk(&self) -> MutexGuard<'_, Talk> {
+        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn text_event(&self, event: &Event) {
+        self.talk().hear(event, Instant::now());
+        let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
+        ticker.get_or_insert_with(|| Ticker::start(&self.talk));
+    }
+}
+
+impl Drop for Printer {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
 impl Events for Printer {
     fn emit(&self, event: Event) {
         match self.form {
-            Form::Text => self.text_event(event),
+            Form::Text => self.text_event(&event),
             Form::Json => {
                 if let Ok(line) = serde_json::to_string(&event) {
                     self.say(&line);
@@ -271,11 +224,4 @@ pub fn harmless(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(harmless("a\u{1b}[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
-    }
-}
+mod tests;

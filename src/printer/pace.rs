@@ -2,6 +2,7 @@
 //! cache at the beginning nor a pause long ago counts.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration};
@@ -13,24 +14,36 @@ const STEP: Duration = Duration::from_millis(250);
 /// Before that, nothing is known.
 const LEAST: Duration = Duration::from_millis(500);
 
-/// The pace of what is being moved.
+/// The pace of one thing that is being moved.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    name: String,
     points: VecDeque<(Instant, u64)>,
 }
 
+/// What is known of it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Speed {
+    /// Bytes in a second.
+    pub rate: f64,
+    /// How long the rest takes, where it is known how much that is.
+    pub left: Option<Duration>,
+}
+
+/// With a comma before it, as it follows bytes: `, 10.00 MiB/s, 49 seconds left`.
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ", {}/s", HumanBytes(self.rate as u64))?;
+        match self.left {
+            Some(left) => write!(f, ", {} left", HumanDuration(left)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Pace {
-    /// Takes note of progress; returns rate and time left in words, with a comma before them, or
-    /// nothing while they are not known.
-    pub(super) fn told(
-        &mut self,
-        name: &str,
-        (done, total): (u64, Option<u64>),
-        now: Instant,
-    ) -> String {
-        if self.name != name || self.points.back().is_some_and(|(_, last)| *last > done) {
-            name.clone_into(&mut self.name);
+    /// Takes note of bytes done in all; fewer than before are a new beginning.
+    pub(super) fn told(&mut self, done: u64, now: Instant) {
+        if self.points.back().is_some_and(|(_, last)| *last > done) {
             self.points.clear();
         }
         if self.points.back().is_none_or(|(time, _)| now.duration_since(*time) >= STEP) {
@@ -40,20 +53,21 @@ impl Pace {
         while self.points.get(1).is_some_and(|(time, _)| now.duration_since(*time) > WINDOW) {
             self.points.pop_front();
         }
-        let Some((since, from)) = self.points.front() else { return String::new() };
+    }
+
+    /// The speed now, with so many bytes done; `None` while it is not known.
+    pub(super) fn speed(&self, (done, total): (u64, Option<u64>), now: Instant) -> Option<Speed> {
+        let (since, from) = self.points.front()?;
         let elapsed = now.duration_since(*since);
         if elapsed < LEAST {
-            return String::new();
+            return None;
         }
-        let rate = (done - from) as f64 / elapsed.as_secs_f64();
-        let mut text = format!(", {}/s", HumanBytes(rate as u64));
-        if let Some(left) = total.and_then(|total| total.checked_sub(done)).filter(|left| *left > 0)
-            && rate >= 1.0
-        {
-            let seconds = Duration::from_secs((left as f64 / rate).ceil() as u64);
-            text += &format!(", {} left", HumanDuration(seconds));
-        }
-        text
+        let rate = done.saturating_sub(*from) as f64 / elapsed.as_secs_f64();
+        let rest = total.and_then(|total| total.checked_sub(done)).filter(|rest| *rest > 0);
+        let left = rest
+            .filter(|_| rate >= 1.0)
+            .map(|rest| Duration::from_secs((rest as f64 / rate).ceil() as u64));
+        Some(Speed { rate, left })
     }
 }
 
@@ -63,11 +77,16 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
+    fn told(pace: &mut Pace, bytes: (u64, Option<u64>), now: Instant) -> String {
+        pace.told(bytes.0, now);
+        pace.speed(bytes, now).map_or(String::new(), |speed| speed.to_string())
+    }
+
     #[test]
     fn rate_and_time_left_are_those_of_the_last_seconds() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let mut told = |second: u64, done: u64| {
-            pace.told("file", (done, Some(1000 * MIB)), start + Duration::from_secs(second))
+            told(&mut pace, (done, Some(1000 * MIB)), start + Duration::from_secs(second))
         };
         // What was there already is no speed.
         assert_eq!(told(0, 500 * MIB), "");
@@ -85,12 +104,21 @@ mod tests {
     }
 
     #[test]
-    fn another_file_and_a_new_beginning_start_over() {
+    fn it_slows_down_although_nothing_is_told() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        told(&mut pace, (0, None), start);
+        assert_eq!(told(&mut pace, (10 * MIB, None), after(1)), ", 10.00 MiB/s");
+        let speed = pace.speed((10 * MIB, None), after(10)).unwrap();
+        assert_eq!(speed.to_string(), ", 1.00 MiB/s");
+    }
+
+    #[test]
+    fn a_new_beginning_starts_over() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let later = start + Duration::from_secs(2);
-        pace.told("one", (5 * MIB, None), start);
-        assert_eq!(pace.told("one", (7 * MIB, None), later), ", 1.00 MiB/s");
-        assert_eq!(pace.told("other", (7 * MIB, None), later), "");
-        assert_eq!(pace.told("other", (MIB, None), later + LEAST), "");
+        told(&mut pace, (5 * MIB, None), start);
+        assert_eq!(told(&mut pace, (7 * MIB, None), later), ", 1.00 MiB/s");
+        assert_eq!(told(&mut pace, (MIB, None), later + LEAST), "");
     }
 }

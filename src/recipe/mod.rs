@@ -206,6 +206,13 @@ impl Recipe {
         &self.install
     }
 
+    /// The same recipe with other packages, which were chosen by us and not by a user.
+    #[must_use]
+    pub fn with_packages(mut self, packages: Vec<String>) -> Self {
+        self.install = packages;
+        self
+    }
+
     /// Patterns of packages that must not come into a container, because they bring a driver.
     pub fn denied_packages(&self) -> &[String] {
         &self.deny

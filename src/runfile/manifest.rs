@@ -110,7 +110,12 @@ impl Manifest {
 
     /// Where everything that `selection` wants goes, for entries whose place can be told.
     pub fn destinations(&self, selection: &Selection) -> Vec<Destination> {
-        self.entries.iter().filter_map(|entry| self.destination(entry, selection)).collect()
+        self.placed(selection).map(|(_, destination)| destination).collect()
+    }
+
+    /// The same with the line of each.
+    pub fn placed(&self, selection: &Selection) -> impl Iterator<Item = (&Entry, Destination)> {
+        self.entries.iter().filter_map(|entry| Some((entry, self.destination(entry, selection)?)))
     }
 
     fn destination(&self, entry: &Entry, selection: &Selection) -> Option<Destination> {

@@ -4,5 +4,6 @@
 pub mod backup_log;
 pub mod diagnosis;
 pub mod header;
+pub mod layout;
 pub mod manifest;
 pub mod options;

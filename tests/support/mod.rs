@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod server;
+pub mod shared;
 mod site;
 
 pub use site::Site;
@@ -249,6 +250,15 @@ impl Host {
         ctid
     }
 
+    /// Clones a container by `pct clone`, and says how that went; the clone is not started.
+    #[track_caller]
+    pub fn clone_of(&self, source: &str, options: &str) -> (String, Run) {
+        let ctid = NEXT_CONTAINER.fetch_add(1, Ordering::Relaxed).to_string();
+        self.containers.lock().unwrap().push(ctid.clone());
+        let run = self.shell(&format!("pct clone {source} {ctid} {options}"));
+        (ctid, run)
+    }
+
     /// Runs a shell script inside a running container.
     #[track_caller]
     pub fn inside(&self, ctid: &str, script: &str) -> Run {
@@ -301,22 +311,15 @@ impl Host {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         std::fs::write(&path, "").unwrap();
         // A script among the arguments spreads a call over many lines.
-        let verbs = [
-            "exec ",
-            "push ",
-            "start ",
-            "stop ",
-            "shutdown ",
-            "reboot ",
-            "status ",
-            "config ",
-            "set ",
-            "list",
-        ];
-        text.lines()
-            .filter(|line| verbs.iter().any(|verb| line.starts_with(verb)))
-            .map(str::to_owned)
-            .collect()
+        let verbs =
+            ["exec", "push", "start", "stop", "shutdown", "reboot", "status", "config", "set"];
+        let is_call = |line: &&str| {
+            let mut words = line.split(' ');
+            let is_verb = words.next().is_some_and(|word| verbs.contains(&word));
+            let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+            *line == "list" || (is_verb && words.next().is_some_and(is_number))
+        };
+        text.lines().filter(is_call).map(str::to_owned).collect()
     }
 
     /// Ends whatever holds a lock: the worker of a `pct` that was told to hang is a session of its

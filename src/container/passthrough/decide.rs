@@ -11,6 +11,7 @@ use super::{
 use crate::container::config::{Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, Effect};
 use crate::container::rules::{self, DeviceRule, Permission};
+use crate::container::shared;
 use crate::error::{Error, Result};
 
 /// How many `dev[n]` a container can have (`PVE::LXC::Config`, `MAX_DEVICES`).
@@ -45,6 +46,7 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
         }
     }
     decision.rules();
+    decision.trees()?;
     decision.leftovers();
     Ok(decision.finish())
 }
@@ -241,6 +243,41 @@ impl<'a> Decision<'a> {
             && !self.survey.has_devices_of_others()
     }
 
+    /// The lines of shared trees: one each, and none for what is not wanted any more.
+    fn trees(&mut self) -> Result<()> {
+        for tree in self.wanted.trees {
+            let lines = &self.survey.lines;
+            let there: Vec<&Line<'_>> =
+                lines.iter().filter(|line| tree.is_place_of(line)).collect();
+            if let Some(line) = there.iter().find(|line| !self.is_ours_shared(line)) {
+                let what = format!("share `/{}`: its configuration has another mount", tree.target);
+                return Err(Error::host(what)
+                    .because(format!("line {}: `{}`", line.number, line.text))
+                    .hint("take that line out, or install the packages inside: `--cuda apt`"));
+            }
+            let text = tree.line(self.dialect());
+            let right = there.iter().find(|line| tree.is(&line.kind)).map(|line| line.number);
+            match (right, there.first().map(|line| line.number)) {
+                (Some(number), _) => _ = self.used.insert(number),
+                (None, Some(number)) => self.changes.correct(number, text),
+                (None, None) => self.changes.add(text),
+            }
+        }
+        let is_left = |line: &&Line<'_>| {
+            shared::is_shared(line)
+                && !self.used.contains(&line.number)
+                && !self.changes.touches(line.number)
+        };
+        let left: Vec<usize> =
+            self.survey.lines.iter().filter(is_left).map(|line| line.number).collect();
+        left.into_iter().for_each(|number| self.changes.remove(number));
+        Ok(())
+    }
+
+    fn is_ours_shared(&self, line: &Line<'_>) -> bool {
+        shared::is_shared(line) || self.is_recorded(line.number)
+    }
+
     /// What is ours and no longer wanted goes.
     fn leftovers(&mut self) {
         let meaning_of = |number: &usize| self.survey.meaning(*number);
@@ -326,14 +363,16 @@ impl<'a> Decision<'a> {
         for line in self.survey.lines.iter().filter(|line| !known.contains(&line.number)) {
             let text = line.text.clone().into_owned();
             if let Some(new) = self.changes.corrected.get(&line.number) {
-                own.push(OwnLine { text: Some(new.clone()), replaced: Some(text) });
+                // A tree of ours that is shown instead of another one: nothing of somebody else's.
+                let replaced = (!shared::is_shared(line)).then_some(text);
+                own.push(OwnLine { text: Some(new.clone()), replaced });
                 continue;
             }
             let in_our_form = |node: &DeviceNode| {
                 is_in_our_form(&line.kind, node) || self.is_our_device(line, node)
             };
             let mut nodes = self.survey.nodes.iter().chain(self.wanted.nodes);
-            let is_ours = nodes.any(in_our_form);
+            let is_ours = nodes.any(in_our_form) || shared::is_shared(line);
             match (self.changes.removed.contains(&line.number), is_ours) {
                 (true, false) => own.push(OwnLine { text: None, replaced: Some(text) }),
                 (false, true) if self.used.contains(&line.number) => {

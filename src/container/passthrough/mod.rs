@@ -9,6 +9,7 @@
 
 mod change;
 mod decide;
+mod missing;
 mod survey;
 mod undo;
 
@@ -19,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::config::{Access, Dialect, LineKind, LxcConfig};
 use super::mount::{self, Effect};
 use super::rules;
+use super::shared::{self, SharedTree};
 use crate::error::Result;
 
+pub use self::missing::missing;
 use self::survey::Survey;
 pub use self::undo::{Applied, Renumbered, in_our_form, renumber, withdraw};
 
@@ -81,6 +84,8 @@ pub struct Wanted<'a> {
     /// The majors that character devices of this host have now; empty where that is not known, and
     /// then no rule is taken for an outdated one.
     pub majors: &'a BTreeSet<u64>,
+    /// The trees of the host's that it shares.
+    pub trees: &'a [SharedTree],
     /// The lines that nvstage wrote before.
     pub own: &'a [OwnLine],
 }
@@ -120,6 +125,15 @@ impl Edit {
             || !self.lines_removed.is_empty()
     }
 
+    /// Whether it changes anything but the lines of shared trees, which can be shown in a container
+    /// that runs.
+    pub fn changes_devices(&self) -> bool {
+        let added = self.lines_added.iter().chain(&self.lines_removed);
+        let corrected = self.lines_corrected.iter().flat_map(|(old, new)| [old, new]);
+        let dialect = self.config.dialect();
+        added.chain(corrected).any(|line| !shared::is_shared_text(line, dialect))
+    }
+
     /// The `dev[n]` entries that are added, as key and value, where nothing else changes: those
     /// that Proxmox VE 9 adds to a running container.
     pub fn only_devices(&self) -> Option<Vec<(&str, &str)>> {
@@ -149,8 +163,11 @@ pub struct ForeignLine {
 /// A privileged container also gets a rule for every device number that no rule allows yet; a rule
 /// that denies one by name is obeyed. A node that somebody else's line passes is passed.
 ///
+/// A tree that is shared gets a mount entry; one of ours that is not wanted any more goes.
+///
 /// # Errors
-/// Host error when all 256 `dev[n]` are in use.
+/// Host error when all 256 `dev[n]` are in use, or another line mounts something onto the place of a
+/// shared tree.
 pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
     decide::edit(config, wanted)
 }

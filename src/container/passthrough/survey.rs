@@ -4,6 +4,7 @@ use super::{DeviceNode, ForeignLine};
 use crate::container::config::{Access, Line, LineKind, LxcConfig, PassedDevice};
 use crate::container::mount::{self, Effect, MountEntry};
 use crate::container::rules::DeviceRule;
+use crate::container::shared;
 
 /// The live section, taken apart.
 pub(super) struct Survey<'a> {
@@ -113,6 +114,9 @@ impl<'a> Survey<'a> {
         }
         if let Some(node) = self.nodes.iter().find(|node| entry.covers(&node.path)) {
             return Some(format!("it hides `{}` behind `{}`", node.path, entry.source));
+        }
+        if shared::is_from_shared(entry) {
+            return None;
         }
         let is_about_nvidia = entry.source.to_ascii_lowercase().contains("nvidia")
             || entry.target.to_ascii_lowercase().contains("nvidia");

@@ -8,6 +8,7 @@ use super::{DeviceNode, Edit, ForeignLine, NodeKind, OwnLine, first_line};
 use crate::container::config::{Line, LxcConfig};
 use crate::container::mount::{self, Effect};
 use crate::container::rules::{self, DeviceRule, Permission};
+use crate::container::shared;
 
 /// Takes out every line that is ours and still as we wrote it, and puts back what it replaced.
 ///
@@ -115,7 +116,9 @@ pub fn in_our_form(config: &LxcConfig, majors: &BTreeSet<u64>) -> Vec<OwnLine> {
     if !["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].iter().all(is_there) {
         return Vec::new();
     }
-    mounts.into_iter().chain(survey.lines.iter().filter(is_rule)).map(own).collect()
+    let rules = survey.lines.iter().filter(is_rule);
+    let trees = survey.lines.iter().filter(|line| shared::is_shared(line));
+    mounts.into_iter().chain(rules).chain(trees).map(own).collect()
 }
 
 /// What was applied to a container before its devices got other numbers.

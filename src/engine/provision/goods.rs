@@ -33,11 +33,11 @@ impl Job<'_> {
     /// has no packages.
     pub(super) fn goods(&self, facts: &Facts) -> Result<Goods> {
         let Means { wish, supplies, driver, .. } = self.means;
-        if wish.recipe.packages().is_empty() {
+        if self.apt.packages().is_empty() {
             return Ok(Goods::default());
         }
         if !facts.has_apt {
-            let what = format!("install {}: it has no `apt-get`", wish.recipe.packages().join(" "));
+            let what = format!("install {}: it has no `apt-get`", self.apt.packages().join(" "));
             return Err(Error::install(what)
                 .hint("`--recipe driver-only` installs the driver's userland alone"));
         }
@@ -45,12 +45,13 @@ impl Job<'_> {
         recipe.repository(distribution, facts.architecture)?;
         let lock = supplies.stock(recipe, distribution, facts.architecture)?;
         let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
-        if supplies.fetcher.network() == Network::Allowed {
+        // What is shared comes from the host, and what is left from the distribution.
+        if supplies.fetcher.network() == Network::Allowed && self.images.cuda.is_none() {
             let repository = supplies.repository(recipe, distribution, facts.architecture)?;
             self.record(distribution, &repository, driver)?;
             files.extend(repository.files());
         }
-        let versions = lock.as_ref().map(|lock| stock::versions(lock, recipe.packages()));
+        let versions = lock.as_ref().map(|lock| stock::versions(lock, self.apt.packages()));
         Ok(Goods { files, versions: versions.unwrap_or_default(), lock, mirror: None })
     }
 
@@ -89,7 +90,7 @@ impl Job<'_> {
         if is_all {
             return Ok(Some(mirror));
         }
-        let (recipe, pid) = (&wish.recipe, seen.pid);
+        let (recipe, pid) = (&self.apt, seen.pid);
         let job = packages::Job { recipe, files, mirror: Some(&mirror), pid };
         match packages::ask(self.session, job)? {
             Asked::Complete => Ok(Some(mirror)),
@@ -134,7 +135,7 @@ impl Job<'_> {
     fn note_packages(&self, facts: &Facts) -> Result<()> {
         let is_there =
             |name: &String| facts.packages.iter().any(|p| p.name == *name && p.is_installed());
-        let wanted = self.means.wish.recipe.packages().iter();
+        let wanted = self.apt.packages().iter();
         let new: Vec<String> = wanted.filter(|name| !is_there(name)).cloned().collect();
         self.note(|journal| {
             let known = journal.packages.clone();
@@ -144,7 +145,7 @@ impl Job<'_> {
 
     /// Installs the packages; says from where.
     fn install(&self, goods: &Goods, pid: u32) -> Result<&'static str> {
-        let (recipe, files) = (&self.means.wish.recipe, goods.files.as_slice());
+        let (recipe, files) = (&self.apt, goods.files.as_slice());
         let mirror = goods.mirror.as_ref();
         let job = packages::Job { recipe, files, mirror, pid };
         match packages::install(self.session, job)? {

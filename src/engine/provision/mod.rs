@@ -6,6 +6,7 @@
 
 mod goods;
 mod passthrough;
+mod shared;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,11 +19,13 @@ use crate::engine::steps::Steps;
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::survey::{self, Look, Outside};
+use crate::engine::tenant::{Images, Ways};
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::journal::Journal;
-use crate::plan::{Action, DriverState, Intent, Plan, Situation};
+use crate::plan::{Action, DriverState, Intent, Plan, Sharing, Situation};
+use crate::recipe::{Recipe, Userland};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
 
@@ -58,6 +61,12 @@ pub struct Job<'a> {
     session: &'a Session<'a>,
     means: &'a Means<'a>,
     steps: Steps<'a>,
+    /// How the container is to have driver and CUDA.
+    ways: Ways,
+    /// What it is to share.
+    images: Images,
+    /// The recipe with the packages that are for apt.
+    apt: Recipe,
 }
 
 /// What is known of the running container at some moment.
@@ -72,7 +81,14 @@ struct Inside {
 /// Provisions one container. The report holds the error, if there was one.
 pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerReport {
     let events = means.supplies.events;
-    let mut job = Job { session, means, steps: Steps::new(session, events) };
+    let mut job = Job {
+        session,
+        means,
+        steps: Steps::new(session, events),
+        ways: Ways::default(),
+        images: Images::default(),
+        apt: (*means.wish.recipe).clone(),
+    };
     let result = job.carry_out();
     job.steps.into_report(result)
 }
@@ -94,9 +110,11 @@ impl Job<'_> {
 
     fn carry_out(&mut self) -> Result<()> {
         let (outside, seen) = self.step(Step::Facts, |job| {
-            let outside = survey::outside(job.session, job.means.wish)?;
-            let seen = outside.pid.map(|pid| job.look_inside(pid, 30)).transpose()?;
-            let outcome = Outcome::Unchanged(describe(seen.as_ref()));
+            let outside = survey::outside(job.session, job.means.wish, None)?;
+            let outside = job.obtain_images(outside)?;
+            let pid = outside.pid.filter(|_| !job.is_restarted_anyway(&outside));
+            let seen = pid.map(|pid| job.look_inside(pid, 30)).transpose()?;
+            let outcome = Outcome::Unchanged(describe(&outside, seen.as_ref()));
             Ok((outcome, (outside, seen)))
         })?;
         let was_running = outside.pid.is_some();
@@ -117,7 +135,7 @@ impl Job<'_> {
             Some(seen) => Some(self.goods(&seen.facts)?),
             None => None,
         };
-        let plan = self.plan(&outside, seen.as_ref(), goods.as_ref());
+        let plan = self.plan(&outside, seen.as_ref(), goods.as_ref())?;
         if let Some(seen) = seen.as_ref().filter(|_| plan.driver.changes()) {
             self.check_room(seen.pid)?;
         }
@@ -130,56 +148,100 @@ impl Job<'_> {
         let Some(pid) = pid.or(outside.pid) else {
             return Err(Error::restart("find the container running"));
         };
-        // A container that was stopped is looked into now, and planned once more.
-        let (seen, goods, plan) = match (seen, goods) {
-            (Some(seen), Some(goods)) => (Inside { pid, ..seen }, goods, plan),
-            _ => {
-                let (seen, mut goods, plan) = self.step(Step::Facts, |job| {
-                    let seen = job.look_inside(pid, 60)?;
-                    let goods = job.goods(&seen.facts)?;
-                    let plan = job.plan(&outside, Some(&seen), Some(&goods));
-                    Ok((Outcome::Unchanged(describe(Some(&seen))), (seen, goods, plan)))
-                })?;
-                self.stock_up(&plan, &seen, &mut goods)?;
-                (seen, goods, plan)
-            }
+        let shared = self.share(pid)?;
+        // What was looked at after the last change is as good as new.
+        let mut is_fresh = shared.is_some() || seen.is_none() || !plan.changes();
+        let (seen, goods, plan) = match (shared, seen, goods) {
+            (None, Some(seen), Some(goods)) => (Inside { pid, ..seen }, goods, plan),
+            (shared, ..) => self.plan_again(&outside, pid, shared)?,
         };
+        is_fresh &= !plan.driver.changes() && !plan.packages.changes();
         self.driver(&plan, &seen)?;
         self.packages(&plan, &goods, &seen)?;
-        let was_changed = plan.changes() || outside.pid.is_none();
-        self.checks(seen, if was_changed { Fresh::LookAgain } else { Fresh::AsSeen })
+        self.checks(seen, if is_fresh { Fresh::AsSeen } else { Fresh::LookAgain })
     }
 
-    fn plan(&self, outside: &Outside, seen: Option<&Inside>, goods: Option<&Goods>) -> Plan {
+    /// The plan for a container that was not looked into before it was started, or looked at anew.
+    fn plan_again(
+        &mut self,
+        outside: &Outside,
+        pid: u32,
+        seen: Option<Inside>,
+    ) -> Result<(Inside, Goods, Plan)> {
+        let (seen, mut goods, plan) = self.step(Step::Facts, |job| {
+            let seen = match seen {
+                Some(seen) => seen,
+                None => job.look_inside(pid, 60)?,
+            };
+            let goods = job.goods(&seen.facts)?;
+            let plan = job.plan(outside, Some(&seen), Some(&goods))?;
+            Ok((Outcome::Unchanged(describe(outside, Some(&seen))), (seen, goods, plan)))
+        })?;
+        self.stock_up(&plan, &seen, &mut goods)?;
+        Ok((seen, goods, plan))
+    }
+
+    fn plan(
+        &self,
+        outside: &Outside,
+        seen: Option<&Inside>,
+        goods: Option<&Goods>,
+    ) -> Result<Plan> {
         let wish = self.means.wish;
         let none = Goods::default();
         let goods = goods.unwrap_or(&none);
         let intent = Intent {
             version: &wish.version,
-            packages: wish.recipe.packages(),
+            packages: self.apt.packages(),
             versions: &goods.versions,
             files: &goods.files,
             nodes: &wish.nodes,
         };
         let nothing = BTreeSet::new();
+        let sharing = match seen.map(|seen| seen.pid).or(outside.pid) {
+            Some(pid) => self.sharing(pid)?.0,
+            None => Sharing {
+                driver: self.ways.userland == Userland::Share,
+                wanted: self.images.names(),
+                ..Sharing::default()
+            },
+        };
         let situation = Situation {
             edit: &outside.edit,
             reach: outside.reach,
             is_running: outside.pid.is_some(),
             inside: seen.map(|seen| (&seen.facts, &seen.driver)),
             answering: seen.map_or(&nothing, |seen| &seen.answering),
+            sharing: &sharing,
         };
-        Plan::compute(&intent, &situation)
+        Ok(Plan::compute(&intent, &situation))
+    }
+
+    fn look(&self, wait: u32) -> Look<'_> {
+        let wish = self.means.wish;
+        let (packages, checks) = (self.apt.packages(), wish.recipe.checks());
+        Look { wait, nodes: &wish.nodes, packages, checks }
     }
 
     fn look_inside(&self, pid: u32, wait: u32) -> Result<Inside> {
+        let facts = survey::inside(self.session, self.look(wait))?;
+        self.inside_with(pid, facts)
+    }
+
+    /// What is known of the container, when these are the facts.
+    fn inside_with(&self, pid: u32, facts: Facts) -> Result<Inside> {
         let wish = self.means.wish;
-        let (packages, checks) = (wish.recipe.packages(), wish.recipe.checks());
-        let look = Look { wait, nodes: &wish.nodes, packages, checks };
-        let facts = survey::inside(self.session, look)?;
         survey::refuse_system(&facts)?;
         let root = survey::root(self.session, pid)?;
-        let driver = driver::state(&root, self.package());
+        let driver = match self.ways.userland {
+            Userland::Installer => driver::state_since(self.session, &root, self.package()),
+            Userland::Share => {
+                match self.images.problems(&root, wish.architecture.triplet()).as_slice() {
+                    [] => DriverState::Complete,
+                    problems => DriverState::Damaged(problems.to_vec()),
+                }
+            }
+        };
         let answering = survey::answering(self.session, &wish.nodes, &facts);
         Ok(Inside { pid, facts, driver, answering })
     }
@@ -239,7 +301,7 @@ impl Job<'_> {
             installed?;
             removed?;
             let root = survey::root(session, seen.pid)?;
-            match driver::state(&root, job.package()) {
+            match driver::state_since(session, &root, job.package()) {
                 DriverState::Complete => Ok((Outcome::Changed(what), ())),
                 DriverState::Damaged(problems) => {
                     let shown = problems[..problems.len().min(5)].join("\n");
@@ -288,7 +350,7 @@ impl Job<'_> {
             module: wish.inventory.module_version(),
             version: &wish.version,
             nodes: &wish.nodes,
-            packages: wish.recipe.packages(),
+            packages: self.apt.packages(),
             answering: &seen.answering,
         };
         check::run(wish.recipe.checks(), &evidence)
@@ -302,8 +364,9 @@ enum Fresh {
     LookAgain,
 }
 
-fn describe(seen: Option<&Inside>) -> String {
+fn describe(outside: &Outside, seen: Option<&Inside>) -> String {
     match seen {
+        None if outside.pid.is_some() => "running".to_owned(),
         None => "stopped".to_owned(),
         Some(seen) => {
             format!("running {} {}", seen.facts.distribution, seen.facts.architecture.as_str())

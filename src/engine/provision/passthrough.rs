@@ -25,8 +25,9 @@ impl Job<'_> {
             let mut outcome = job.edit(&outside, &plan)?;
             if outcome.is_none() {
                 job.warn("its configuration was changed meanwhile: planned again");
-                outside = survey::outside(job.session, job.means.wish)?;
-                plan = job.plan(&outside, seen, goods);
+                let cuda = job.images.cuda.as_ref();
+                outside = survey::outside(job.session, job.means.wish, cuda)?;
+                plan = job.plan(&outside, seen, goods)?;
                 outcome = job.edit(&outside, &plan)?;
             }
             let outcome = outcome.ok_or_else(|| configure::changed(job.session))?;

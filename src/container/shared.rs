@@ -1,0 +1,66 @@
+//! `lxc.mount.entry` lines that show a tree of the host's inside, the same in every container.
+
+use super::config::{Dialect, Line, LineKind};
+use super::mount::{self, MountEntry};
+use super::rules;
+
+/// Where the trees lie that containers share; nobody else has a reason to mount anything from there.
+const SOURCES: [&str; 2] = ["/var/lib/nvstage/driver/", "/var/lib/nvstage/cuda/"];
+
+/// A tree of the host that a container should have, read-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedTree {
+    /// The directory on the host; what is there when the container starts.
+    pub source: String,
+    /// The directory inside, without a slash at the beginning.
+    pub target: String,
+}
+
+impl SharedTree {
+    /// The value of its line. Without the source the container starts, and has it not.
+    fn value(&self) -> String {
+        let Self { source, target } = self;
+        format!("{source} {target} none bind,ro,nosuid,nodev,optional,create=dir 0 0")
+    }
+
+    /// Its line.
+    pub(super) fn line(&self, dialect: Dialect) -> String {
+        rules::key_and_value(dialect, mount::KEY, &self.value())
+    }
+
+    /// Whether a line is just its own.
+    pub(super) fn is(&self, line: &LineKind) -> bool {
+        line.meaning().is_some_and(|(key, value)| key == mount::KEY && value == self.value())
+    }
+
+    /// Whether a line mounts something onto its place.
+    pub(super) fn is_place_of(&self, line: &Line<'_>) -> bool {
+        entry(line).is_some_and(|entry| mount::is_same_path(entry.target, &self.target))
+    }
+}
+
+/// Whether a line shows a shared tree.
+pub(super) fn is_shared(line: &Line<'_>) -> bool {
+    entry(line).is_some_and(|entry| is_from_shared(&entry))
+}
+
+/// The same of a line's text.
+pub(super) fn is_shared_text(text: &str, dialect: Dialect) -> bool {
+    match LineKind::of(text, dialect).meaning() {
+        Some((mount::KEY, value)) => is_from_shared(&MountEntry::parse(value)),
+        _ => false,
+    }
+}
+
+/// Whether an entry shows a shared tree.
+pub(super) fn is_from_shared(entry: &MountEntry<'_>) -> bool {
+    let source = mount::normal(entry.source);
+    SOURCES.iter().any(|directory| source.starts_with(directory))
+}
+
+fn entry<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {
+    match &line.kind {
+        LineKind::Raw { key, value } if key == mount::KEY => Some(MountEntry::parse(value)),
+        _ => None,
+    }
+}

@@ -1,0 +1,176 @@
+//! What the container shares with its host: the images, the lines for them, and what inside has to
+//! make way and to be set up.
+//!
+//! It is known from outside, so that a container that has everything costs no call; one that lacks
+//! something is set up and looked at in the same one.
+
+use super::{Inside, Job};
+use crate::engine::configure::{self, Applied};
+use crate::engine::survey::{self, Outside};
+use crate::engine::tenant::{self, Own};
+use crate::engine::{detach, journal, shared};
+use crate::error::{Error, Result};
+use crate::host::rootfs::ContainerRoot;
+use crate::plan::{Reach, Sharing};
+use crate::recipe::{CudaMethod, Userland};
+use crate::report::{Outcome, Step};
+
+impl Job<'_> {
+    /// Obtains the images that the container is to share, as far as they can be told before it runs;
+    /// returns what it is with them.
+    pub(super) fn obtain_images(&mut self, outside: Outside) -> Result<Outside> {
+        self.ways = outside.ways;
+        if self.ways.userland == Userland::Share {
+            let (host, means) = (self.session.host, self.means);
+            let image = shared::obtain_driver(host, means.supplies, means.driver)?;
+            shared::switch(host, &image.version)?;
+            self.images.driver = Some(image);
+        }
+        match outside.pid {
+            Some(pid) if self.ways.share() => {
+                let root = survey::root(self.session, pid)?;
+                survey::system(&root, self.means.wish.architecture)
+                    .map_err(|error| error.on(self.session.ctid))?;
+                match self.ways.cuda {
+                    CudaMethod::Share => self.obtain_cuda(&root),
+                    CudaMethod::Apt => Ok(outside),
+                }
+            }
+            _ => Ok(outside),
+        }
+    }
+
+    /// The image of CUDA for the container's distribution; what is left for apt is known then.
+    fn obtain_cuda(&mut self, root: &ContainerRoot) -> Result<Outside> {
+        let (wish, supplies) = (self.means.wish, self.means.supplies);
+        let (recipe, ctid) = (&wish.recipe, self.session.ctid);
+        let system = survey::system(root, wish.architecture).map_err(|error| error.on(ctid))?;
+        let distribution = &system.distribution;
+        recipe.repository(distribution, wish.architecture)?;
+        let lock = supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
+            Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
+                .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
+                .on(ctid)
+        })?;
+        let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
+        self.apt = (**recipe).clone().with_packages(image.rest.clone());
+        let outside = survey::outside(self.session, wish, Some(&image))?;
+        self.images.cuda = Some(image);
+        Ok(outside)
+    }
+
+    /// Whether a look inside would tell nothing that a restart does not change: what can be refused
+    /// is refused by then.
+    pub(super) fn is_restarted_anyway(&self, outside: &Outside) -> bool {
+        self.ways.userland == Userland::Share
+            && outside.edit.changed()
+            && outside.reach == Reach::AtStart
+    }
+
+    /// What a running container shares, and what of its own is in the way.
+    pub(super) fn sharing(&self, pid: u32) -> Result<(Sharing, Own)> {
+        let wish = self.means.wish;
+        let root = survey::root(self.session, pid)?;
+        if !self.ways.share() && !tenant::remains(&root) {
+            return Ok(Default::default());
+        }
+        let mut own = Own::default();
+        if self.ways.share() {
+            let system = survey::system(&root, wish.architecture)?;
+            let cuda = self.images.cuda.as_ref();
+            let packages = cuda.map(|image| tenant::of_image(&wish.recipe, image));
+            own = Own::of(&root, &system, self.ways, &packages.unwrap_or_default());
+        }
+        let triplet = wish.architecture.triplet();
+        let ways = (self.ways, &self.images);
+        Ok((tenant::sharing((pid, &root), ways, &own, triplet), own))
+    }
+
+    /// Gives the running container what it shares, and takes away what it shares no more. Returns
+    /// how it is then, where it was looked at anew.
+    pub(super) fn share(&mut self, pid: u32) -> Result<Option<Inside>> {
+        let root = survey::root(self.session, pid)?;
+        if !self.ways.share() && !tenant::remains(&root) {
+            return Ok(None);
+        }
+        self.step(Step::Share, |job| {
+            if job.ways.cuda == CudaMethod::Share && job.images.cuda.is_none() {
+                job.add_cuda(&root)?;
+            }
+            let (sharing, own) = job.sharing(pid)?;
+            let names = sharing.wanted.join(" and ");
+            if sharing.leaving.is_empty() && sharing.problems.is_empty() {
+                return Ok((Outcome::Unchanged(format!("{names} of the host")), None));
+            }
+            job.make_way(pid, &own)?;
+            let seen = job.set_up(pid, &root)?;
+            let what = match (names.is_empty(), sharing.leaving.is_empty()) {
+                (true, _) => "nothing of the host any more".to_owned(),
+                (false, true) => format!("{names} of the host"),
+                (false, false) => {
+                    format!("{names} of the host instead of {}", sharing.leaving.join(" and "))
+                }
+            };
+            Ok((Outcome::Changed(what), Some(seen)))
+        })
+    }
+
+    /// A container that was stopped is known only now: its line for CUDA is added, and no restart is
+    /// needed for it.
+    fn add_cuda(&mut self, root: &ContainerRoot) -> Result<()> {
+        for _ in 0..2 {
+            let outside = self.obtain_cuda(root)?;
+            if !outside.edit.changed() {
+                return Ok(());
+            }
+            if configure::apply(self.session, &outside, self.means.wish)? == Applied::Written {
+                for line in &outside.edit.lines_added {
+                    self.detail(format!("configuration: added `{line}`"));
+                }
+                return configure::confirm(self.session, &outside, self.means.wish);
+            }
+        }
+        Err(configure::changed(self.session))
+    }
+
+    /// Removes what of the container's own is in the way.
+    fn make_way(&self, pid: u32, own: &Own) -> Result<()> {
+        let (session, paths) = (self.session, &self.session.host.paths);
+        if own.driver.is_some() {
+            detach::uninstall(session, pid)?;
+        }
+        if !own.packages.is_empty() {
+            // What lies behind the tree that is shown is removed, not the tree.
+            self.images.uncover(pid)?;
+            let known = journal::load(paths, session.ctid)?;
+            let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
+            let others: Vec<String> = others.filter(|name| !own.packages.contains(name)).collect();
+            detach::purge(session, &own.packages)?;
+            self.note(|journal| journal.packages = others)?;
+        }
+        Ok(())
+    }
+
+    fn set_up(&mut self, pid: u32, root: &ContainerRoot) -> Result<Inside> {
+        let (session, wish) = (self.session, self.means.wish);
+        if self.ways.userland == Userland::Share {
+            self.note_driver()?;
+        }
+        self.images.align(pid, root).map_err(|error| error.on(session.ctid))?;
+        let triplet = wish.architecture.triplet();
+        let look = self.look(0);
+        let (facts, kept) = survey::set_up(session, look, &self.images, triplet)?;
+        for path in kept {
+            self.warn(&format!("kept `{path}`: it is the container's own"));
+        }
+        let problems = match self.ways.share() {
+            true => self.images.problems(root, triplet),
+            false => Vec::new(),
+        };
+        if !problems.is_empty() {
+            let shown = problems[..problems.len().min(5)].join("\n");
+            return Err(Error::install("share what the host has").because(shown));
+        }
+        self.inside_with(pid, facts)
+    }
+}

@@ -1,0 +1,440 @@
+//! A container that shares what its host has: what it needs for that, what of it is there, and how it
+//! gets it.
+//!
+//! All of it is seen from outside, without a process inside: the trees that are shown, the links into
+//! them, the directories that the dynamic linker searches, and its cache. What is missing is put
+//! right by the trees' mounts and one script inside.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::apt::system::installed_version;
+use crate::container::shared::SharedTree;
+use crate::engine::shared::{self, CudaImage, DriverImage};
+use crate::engine::supplies::Supplies;
+use crate::engine::survey::{self, System};
+use crate::engine::wish::Wish;
+use crate::error::Result;
+use crate::host::Host;
+use crate::host::mount;
+use crate::host::rootfs::ContainerRoot;
+use crate::journal::Journal;
+use crate::lock::Lock;
+use crate::plan::{DriverState, Sharing};
+use crate::recipe::{CudaMethod, Recipe, Userland};
+use crate::runtime::Session;
+use crate::version::DriverVersion;
+
+/// The script, and after it the look at the container.
+pub const SET_UP: &str = concat!(
+    include_str!("../prelude.sh"),
+    include_str!("share.sh"),
+    include_str!("../facts/gather.sh")
+);
+
+/// The host's driver of the moment, as configurations name it.
+const SOURCE: &str = "/var/lib/nvstage/driver/current";
+/// Where it appears inside.
+pub(super) const DRIVER: &str = "/usr/lib/nvstage/driver";
+/// How the places of CUDA begin.
+const CUDA: &str = "/usr/local/cuda-";
+/// What the dynamic linker reads.
+const CONF: &str = "/etc/ld.so.conf.d/nvstage.conf";
+/// The links that were made, one a line: path and target.
+const LINKS: &str = "/usr/lib/nvstage/links";
+/// Data of the driver that libraries look up by their whole path; names in it have the version.
+const DATA: &str = "/usr/share/nvidia";
+/// Directories with libraries that are looked up there and nowhere else.
+const PLUGINS: [&str; 2] = ["vdpau", "gbm"];
+
+/// How a container is to have its driver and CUDA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ways {
+    /// The driver.
+    pub userland: Userland,
+    /// CUDA.
+    pub cuda: CudaMethod,
+}
+
+impl Ways {
+    /// As the user or the recipe says, or else as it has them now.
+    pub fn of(recipe: &Recipe, before: Option<&Journal>) -> Self {
+        let userland = recipe.userland().or(before.map(|journal| journal.userland));
+        let cuda = recipe.cuda().or(before.map(|journal| journal.cuda));
+        let cuda = match recipe.packages().is_empty() {
+            true => CudaMethod::Apt,
+            false => cuda.unwrap_or_default(),
+        };
+        Self { userland: userland.unwrap_or_default(), cuda }
+    }
+
+    /// Whether it shares anything.
+    pub fn share(self) -> bool {
+        self.userland == Userland::Share || self.cuda == CudaMethod::Share
+    }
+
+    /// The trees that it is to have.
+    pub fn trees(self, cuda: Option<&CudaImage>) -> Vec<SharedTree> {
+        let mut trees = Vec::new();
+        if self.userland == Userland::Share {
+            let target = DRIVER.trim_start_matches('/').to_owned();
+            trees.push(SharedTree { source: SOURCE.to_owned(), target });
+        }
+        if let Some(image) = cuda.filter(|_| self.cuda == CudaMethod::Share) {
+            let id = &image.id;
+            trees.extend(image.trees.iter().map(|tree| SharedTree {
+                source: format!("/var/lib/nvstage/cuda/{id}/{tree}"),
+                target: tree.clone(),
+            }));
+        }
+        trees
+    }
+}
+
+/// The images of the host that a container is to share.
+#[derive(Debug, Clone, Default)]
+pub struct Images {
+    /// The driver's; `None` for one that has its own.
+    pub driver: Option<DriverImage>,
+    /// CUDA's; `None` for one that has its own, or none.
+    pub cuda: Option<CudaImage>,
+}
+
+/// Something of the host's that is shown inside.
+struct Shown<'a> {
+    /// The directory of this host.
+    source: std::path::PathBuf,
+    /// The absolute path inside.
+    target: String,
+    name: &'a str,
+}
+
+impl Images {
+    /// What they are, in words.
+    pub fn names(&self) -> Vec<String> {
+        let driver = self.driver.iter().map(|image| format!("driver {}", image.version));
+        driver.chain(self.cuda.iter().map(|image| format!("CUDA {}", image.id))).collect()
+    }
+
+    fn shown(&self) -> Vec<Shown<'_>> {
+        let driver = self.driver.iter().map(|image| Shown {
+            source: image.mounted_at.clone(),
+            target: DRIVER.to_owned(),
+            name: "the host's driver",
+        });
+        let cuda = self.cuda.iter().flat_map(|image| {
+            image.trees.iter().map(|tree| Shown {
+                source: image.mounted_at.join(tree),
+                target: format!("/{tree}"),
+                name: "the host's CUDA",
+            })
+        });
+        driver.chain(cuda).collect()
+    }
+
+    /// The directories that the dynamic linker is to search.
+    fn directories(&self) -> Vec<String> {
+        let mut directories = Vec::new();
+        if let Some(image) = &self.driver {
+            directories.push(format!("{DRIVER}/lib"));
+            if !image.layout.sonames32.is_empty() {
+                directories.push(format!("{DRIVER}/lib32"));
+            }
+        }
+        directories.extend(self.cuda.iter().flat_map(|image| image.library_directories.clone()));
+        directories
+    }
+
+    /// Paths that the dynamic linker's cache is to have.
+    fn cached(&self) -> Vec<String> {
+        let of_driver = |image: &DriverImage| -> Vec<String> {
+            let names = image.layout.sonames.iter();
+            names.map(|name| format!("{DRIVER}/lib/{name}")).collect()
+        };
+        self.driver.as_ref().map(of_driver).unwrap_or_default()
+    }
+
+    /// The links that belong inside: absolute path and target. A name with the version in it would
+    /// lead nowhere after the next change of the host's driver, so none has one.
+    fn links(&self, triplet: &str) -> Vec<(String, String)> {
+        let mut links = Vec::new();
+        if let Some(image) = &self.driver {
+            let version = image.version.as_str();
+            let binaries = image.layout.binaries.iter();
+            links.extend(
+                binaries.map(|name| (format!("/usr/bin/{name}"), format!("{DRIVER}/bin/{name}"))),
+            );
+            let is_data = |path: &&String| path.starts_with(&format!("{DATA}/"));
+            let (data, files): (Vec<&String>, Vec<&String>) =
+                image.layout.files.iter().partition(is_data);
+            let files = files.into_iter().filter(|path| !path.contains(version));
+            links.extend(files.map(|path| (path.clone(), format!("{DRIVER}/files{path}"))));
+            if !data.is_empty() {
+                links.push((DATA.to_owned(), format!("{DRIVER}/files{DATA}")));
+            }
+            for plugins in PLUGINS {
+                let names = names_in(&image.mounted_at.join("lib").join(plugins));
+                let names = names.into_iter().filter(|name| !name.contains(version));
+                links.extend(names.map(|name| {
+                    let target = format!("{DRIVER}/lib/{plugins}/{name}");
+                    (format!("/usr/lib/{triplet}/{plugins}/{name}"), target)
+                }));
+            }
+        }
+        links.extend(self.cuda.iter().flat_map(|image| image.links.clone()));
+        links
+    }
+
+    /// What the script inside is told.
+    pub fn arguments(&self, triplet: &str) -> [String; 3] {
+        let links: Vec<String> = self
+            .links(triplet)
+            .into_iter()
+            .map(|(path, target)| format!("{path} {target}"))
+            .collect();
+        let driver = if self.driver.is_some() { "driver" } else { "" };
+        [self.directories().join("\n"), links.join("\n"), driver.to_owned()]
+    }
+
+    /// What is missing of what a running container is to share, or is of another version.
+    pub fn problems(&self, root: &ContainerRoot, triplet: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        for shown in self.shown() {
+            if !is_shown(root, &shown) {
+                problems.push(format!("{} is not shown at `{}`", shown.name, shown.target));
+            }
+        }
+        let conf = root.read_text(CONF, 1 << 16).unwrap_or_default();
+        if conf.lines().ne(self.directories()) {
+            problems.push(format!("`{CONF}` is not as it should be"));
+        }
+        let is_missing = |(path, target): &(String, String)| match root.link_target(path) {
+            Ok(found) => found != Path::new(target) && found.starts_with("/usr/lib/nvstage"),
+            // Something else of the container's own stays.
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        let missing = self.links(triplet).into_iter().filter(is_missing);
+        problems.extend(missing.map(|(path, _)| format!("the link `{path}` is missing")));
+        let cache = root.read_bytes("/etc/ld.so.cache", 16 << 20).unwrap_or_default();
+        // Paths in it end in zero, and begin after one.
+        let known: HashSet<&[u8]> = cache.split(|byte| *byte == 0).collect();
+        let paths = self.cached().into_iter();
+        let unknown = paths.filter(|path| !known.contains(path.as_bytes()));
+        problems.extend(unknown.map(|path| format!("the dynamic linker does not know `{path}`")));
+        problems
+    }
+
+    /// Shows what is not shown, and takes away what is shown and not shared; without a restart.
+    ///
+    /// # Errors
+    /// Host error.
+    pub fn align(&self, pid: u32, root: &ContainerRoot) -> Result<()> {
+        for shown in self.shown() {
+            if !is_shown(root, &shown) {
+                mount::attach_directory(pid, &shown.source, &shown.target)?;
+            }
+        }
+        self.unwanted(pid).iter().try_for_each(|target| mount::uncover(pid, target))
+    }
+
+    /// Where something is shown inside that is not shared any more.
+    fn unwanted(&self, pid: u32) -> Vec<String> {
+        let wanted: Vec<String> = self.shown().into_iter().map(|shown| shown.target).collect();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let targets = text.lines().filter_map(image_target);
+        targets.filter(|target| !wanted.contains(target)).collect()
+    }
+
+    /// Takes away what is shown of CUDA, so that what lies behind it can be worked on.
+    ///
+    /// # Errors
+    /// Host error.
+    pub fn uncover(&self, pid: u32) -> Result<()> {
+        let cuda = self.cuda.iter().flat_map(|image| &image.trees);
+        cuda.map(|tree| format!("/{tree}")).try_for_each(|tree| mount::uncover(pid, &tree))
+    }
+}
+
+/// Where a line of `mountinfo` (`proc_pid_mountinfo(5)`) shows an image, at one of our places.
+fn image_target(line: &str) -> Option<String> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let target = mount.split(' ').nth(4)?;
+    let is_place = target == DRIVER || target == "/opt/nvidia" || target.starts_with(CUDA);
+    (is_place && filesystem.starts_with("squashfs ")).then(|| target.to_owned())
+}
+
+/// Compares a running container with what it is to share.
+pub fn sharing(
+    container: (u32, &ContainerRoot),
+    (ways, images): (Ways, &Images),
+    own: &Own,
+    triplet: &str,
+) -> Sharing {
+    let (pid, root) = container;
+    let mut leaving = own.names();
+    let is_set_up = remains(root);
+    let mut problems = Vec::new();
+    if ways.share() {
+        problems = images.problems(root, triplet);
+    } else if is_set_up {
+        leaving.push("what was shared".to_owned());
+    }
+    let unwanted = images.unwanted(pid);
+    if !unwanted.is_empty() && (ways.share() || !is_set_up) {
+        leaving.push(format!("what is shown at {}", unwanted.join(", ")));
+    }
+    let driver = ways.userland == Userland::Share;
+    Sharing { driver, wanted: images.names(), leaving, problems }
+}
+
+/// What a container has of its own, in the place of what it is to share.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// The driver that NVIDIA's installer has a record of.
+    pub driver: Option<DriverVersion>,
+    /// Packages of CUDA.
+    pub packages: Vec<String>,
+}
+
+impl Own {
+    /// Finds out, by the installer's record and dpkg's.
+    pub fn of(root: &ContainerRoot, system: &System, ways: Ways, packages: &[String]) -> Self {
+        let record = survey::record(root).and_then(|record| record.version);
+        let is_there = |name: &&String| installed_version(&system.packages, name).is_some();
+        let packages = packages.iter().filter(is_there).cloned();
+        Self {
+            driver: record.filter(|_| ways.userland == Userland::Share),
+            packages: packages.filter(|_| ways.cuda == CudaMethod::Share).collect(),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let driver = self.driver.iter().map(|version| format!("its own driver {version}"));
+        let packages = (!self.packages.is_empty()).then(|| self.packages.join(" "));
+        driver.chain(packages).collect()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.driver.is_none() && self.packages.is_empty()
+    }
+}
+
+/// What is known of a container's sharing where nothing is to be made or changed for it.
+#[derive(Debug)]
+pub struct Known {
+    /// What it shares, and what is to change.
+    pub sharing: Sharing,
+    /// The images, as far as they are there.
+    pub images: Images,
+    /// The recipe with the packages that are for apt.
+    pub apt: Recipe,
+}
+
+impl Known {
+    /// Looks at a container and the images; nothing is built, mounted or fetched.
+    ///
+    /// # Errors
+    /// Install error for a system that nothing can be shared with; host error when the images cannot
+    /// be looked at.
+    pub fn of(
+        session: &Session<'_>,
+        wish: &Wish,
+        supplies: &Supplies<'_>,
+        (ways, pid): (Ways, Option<u32>),
+    ) -> Result<Self> {
+        let paths = &session.host.paths;
+        let (mut images, mut missing) = (Images::default(), Vec::new());
+        if ways.userland == Userland::Share {
+            images.driver = shared::driver_at_hand(paths, &wish.version)?;
+            if images.driver.is_none() {
+                missing.push(format!("driver {}", wish.version));
+            }
+        }
+        let root = pid.map(|pid| survey::root(session, pid)).transpose()?;
+        let mut own = Own::default();
+        let mut apt = (*wish.recipe).clone();
+        if let (true, Some(root)) = (ways.share(), &root) {
+            let system = survey::system(root, wish.architecture)?;
+            let mut packages = Vec::new();
+            if ways.cuda == CudaMethod::Share {
+                let distribution = &system.distribution;
+                let lock = supplies.stock(&wish.recipe, distribution, wish.architecture)?;
+                let image = lock.map(|lock| shared::cuda_at_hand(paths, &lock)).transpose()?;
+                match image.flatten() {
+                    Some(image) => {
+                        packages = of_image(&wish.recipe, &image);
+                        apt = apt.with_packages(image.rest.clone());
+                        images.cuda = Some(image);
+                    }
+                    None => missing.push("CUDA".to_owned()),
+                }
+            }
+            own = Own::of(root, &system, ways, &packages);
+        }
+        let triplet = wish.architecture.triplet();
+        let mut sharing = match (pid, &root) {
+            (Some(pid), Some(root)) => self::sharing((pid, root), (ways, &images), &own, triplet),
+            _ => Sharing { wanted: images.names(), ..Sharing::default() },
+        };
+        sharing.driver = ways.userland == Userland::Share;
+        let absent = missing.iter().map(|what| format!("the image of {what} is to be made"));
+        sharing.problems.splice(0..0, absent);
+        sharing.wanted.extend(missing);
+        Ok(Self { sharing, images, apt })
+    }
+
+    /// The driver of a container that shares the host's, as a check takes it.
+    pub fn driver(&self) -> DriverState {
+        match self.sharing.problems.as_slice() {
+            [] => DriverState::Complete,
+            problems => DriverState::Damaged(problems.to_vec()),
+        }
+    }
+}
+
+/// The packages of a recipe that come from the image, and are not for apt.
+pub fn of_image(recipe: &Recipe, image: &CudaImage) -> Vec<String> {
+    recipe.packages().iter().filter(|name| !image.rest.contains(name)).cloned().collect()
+}
+
+/// Whether something that is shared was set up in a container.
+pub fn remains(root: &ContainerRoot) -> bool {
+    root.open(CONF).is_ok() || root.open(LINKS).is_ok()
+}
+
+fn is_shown(root: &ContainerRoot, shown: &Shown<'_>) -> bool {
+    let here = std::fs::metadata(&shown.source).map(|here| (here.dev(), here.ino()));
+    match (here, root.identity(&shown.target)) {
+        (Ok(here), Ok(there)) => here == there,
+        _ => false,
+    }
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+impl Supplies<'_> {
+    /// The image of a lock's CUDA: there, or made of verified packages; once in a run.
+    ///
+    /// # Errors
+    /// As [`shared::obtain_cuda`], and those of the chain of trust.
+    pub fn cuda_image(&self, host: &Host, lock: &Lock, recipe: &Recipe) -> Result<CudaImage> {
+        let mut known = self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((_, image)) = known.iter().find(|(of, _)| of == lock) {
+            return Ok(image.clone());
+        }
+        if shared::cuda_at_hand(&host.paths, lock)?.is_none() {
+            self.chain(lock, recipe)?;
+        }
+        let image = shared::obtain_cuda(host, self, lock)?;
+        known.push((lock.clone(), image.clone()));
+        Ok(image)
+    }
+}

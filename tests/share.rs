@@ -1,0 +1,258 @@
+//! `--method share` and `--cuda share` on real containers: the host's driver and CUDA in all of them.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests are the world around the program"
+)]
+
+mod support;
+
+use support::{Host, Kind, Nodes, Run, Site, VERSION};
+
+const ANSWERING: Nodes = Nodes::Answering(VERSION);
+/// Another version that the world has an installer of.
+const NEXT: &str = "580.95.05";
+const LINE: &str = "/var/lib/nvstage/driver/current usr/lib/nvstage/driver none bind,ro,nosuid,nodev,optional,create=dir 0 0\n";
+
+fn provision(host: &Host, recipe: &str, ctid: &str, more: &[&str]) -> Run {
+    let arguments = ["provision", ctid, "--gpus", "0", "--recipe", recipe];
+    host.run(&[&arguments[..], more].concat())
+}
+
+/// What a run says of a step of one container.
+fn step(run: &Run, name: &str) -> serde_json::Value {
+    let report = run.json();
+    let steps = report["containers"][0]["steps"].as_array().unwrap();
+    steps.iter().find(|step| step["step"] == name).cloned().unwrap_or_default()
+}
+
+fn changes_nothing(host: &Host, recipe: &str, ctid: &str) {
+    let (config, init) = (host.config(ctid), host.init(ctid));
+    host.pct_calls();
+    let again = host.run(&["--json", "provision", ctid, "--gpus", "0", "--recipe", recipe]);
+    let report = again.code(0).json();
+    for step in report["containers"][0]["steps"].as_array().unwrap() {
+        assert_eq!(step["outcome"], "unchanged", "{step}");
+    }
+    let calls = host.pct_calls();
+    assert!(calls.len() <= 2, "{calls:?}");
+    assert_eq!((host.config(ctid), host.init(ctid)), (config, init));
+}
+
+/// The version of the library that programs inside find.
+fn version_inside(host: &Host, ctid: &str) -> String {
+    let script =
+        "ldconfig -p | sed -n 's/.*libcuda.so.1 .* => //p' | head -n 1 | xargs readlink -f";
+    let path = host.inside(ctid, script).code(0).stdout;
+    path.trim().rsplit_once(".so.").map(|(_, version)| version.to_owned()).unwrap_or(path)
+}
+
+fn from_bare_to_shared(kind: Kind, privilege: &str) {
+    let (host, site) = (Host::new(kind, ANSWERING), Site::new());
+    let ctid = host.container(privilege, &[&site.distribution()]);
+    host.start(&ctid);
+    host.pct_calls();
+
+    let recipe = site.driver_only();
+    let run = provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
+    run.shows("libraries, nodes, nvidia-smi passed");
+
+    // Stop, start, and one for everything inside.
+    let calls = host.pct_calls();
+    assert!(calls.len() <= 3, "{} calls of pct:\n{}", calls.len(), calls.join("\n"));
+    assert!(host.config(&ctid).contains(LINE), "{}", host.config(&ctid));
+    let look = "nvidia-smi | grep -q 'Driver Version: 580.76.05' && nvidia-smi -h >/dev/null \
+        && readlink /usr/bin/nvidia-smi && ! ls /usr/lib/x86_64-linux-gnu/libcuda.so* 2>&1";
+    let seen = host.inside(&ctid, look).code(0);
+    assert!(seen.stdout.contains("/usr/lib/nvstage/driver/bin/nvidia-smi"), "{}", seen.stdout);
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    changes_nothing(&host, &recipe, &ctid);
+    host.run(&["verify", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);
+    host.run(&["plan", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);
+
+    // Root inside cannot change what all containers have.
+    for attempt in [
+        "mount -o remount,bind,rw /usr/lib/nvstage/driver; touch /usr/lib/nvstage/driver/x",
+        "mount -o remount,rw /usr/lib/nvstage/driver; : >>/usr/lib/nvstage/driver/lib/libcuda.so.1",
+        "rm -f /usr/lib/nvstage/driver/bin/nvidia-smi",
+    ] {
+        let tried = host.inside(&ctid, attempt);
+        assert_ne!(tried.code, 0, "{attempt}: {}", tried.stderr);
+        assert!(tried.stderr.contains("Read-only file system"), "{attempt}: {}", tried.stderr);
+    }
+}
+
+#[test]
+fn a_privileged_container_shares_the_hosts_driver() {
+    from_bare_to_shared(Kind::Pct, "privileged");
+}
+
+#[test]
+fn an_unprivileged_container_shares_the_hosts_driver() {
+    from_bare_to_shared(Kind::Pct, "unprivileged");
+}
+
+#[test]
+fn a_plain_lxc_container_shares_the_hosts_driver() {
+    from_bare_to_shared(Kind::Lxc, "unprivileged");
+}
+
+#[test]
+fn after_a_host_upgrade_a_restart_is_all_it_takes() {
+    let (host, site) = (Host::new(Kind::Pct, Nodes::Silent), Site::new());
+    host.load_module(VERSION);
+    let ctid = host.container("privileged", &[]);
+    let recipe = site.driver_only();
+    provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    // The installer of the next driver is in the cache, and the host boots with its module.
+    host.load_module(NEXT);
+    host.run(&["prefetch", "--recipe", &recipe, "--for", "debian12"]).code(0);
+    host.run(&["refresh"]).code(0);
+    // As long as it runs it keeps the old one, whole.
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    host.pct_calls();
+    host.shell(&format!("pct stop {ctid} && pct start {ctid}")).code(0);
+    assert_eq!(version_inside(&host, &ctid), NEXT);
+    host.inside(&ctid, "nvidia-smi -h").code(0);
+    // Libraries that name each other by version are found as well, by the unit inside.
+    let named = format!("ldconfig -p | grep -q 'driver/lib/.*{NEXT}$'");
+    support::eventually(
+        "the linker knows the new names",
+        std::time::Duration::from_secs(20),
+        || host.inside(&ctid, &named).code == 0,
+    );
+    let (config, init) = (host.config(&ctid), host.init(&ctid));
+    let again = host.run(&["--json", "provision", &ctid, "--gpus", "0", "--recipe", &recipe]);
+    assert_eq!(step(&again.code(0), "share")["outcome"], "unchanged");
+    assert_eq!((host.config(&ctid), host.init(&ctid)), (config, init));
+    let outcome = host.run(&["verify", &ctid, "--gpus", "0", "--recipe", &recipe]);
+    outcome.code(0).shows("libraries passed");
+}
+
+#[test]
+fn from_an_installed_driver_to_the_hosts_and_back() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("unprivileged", &[]);
+    host.start(&ctid);
+    let recipe = site.driver_only();
+    let installed = "ls /usr/lib/x86_64-linux-gnu/libcuda.so.580.76.05 /var/lib/nvidia/log";
+    provision(&host, &recipe, &ctid, &[]).code(0);
+    host.inside(&ctid, installed).code(0);
+    let (init, before) = (host.init(&ctid), host.config(&ctid));
+
+    host.run(&["plan", &ctid, "--gpus", "0", "--recipe", &recipe, "--method", "share"])
+        .code(10)
+        .shows("driver 580.76.05 of the host instead of its own driver 580.76.05");
+    // No line of a device changes: it runs on.
+    let run = provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
+    run.shows("driver 580.76.05 of the host instead of its own driver 580.76.05");
+    assert_eq!(host.init(&ctid), init, "it was restarted");
+    assert_ne!(host.inside(&ctid, installed).code, 0);
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    changes_nothing(&host, &recipe, &ctid);
+
+    let run = provision(&host, &recipe, &ctid, &["--method", "installer"]).code(0);
+    run.shows("nothing of the host any more");
+    assert_eq!(host.init(&ctid), init, "it was restarted");
+    host.inside(&ctid, installed).code(0);
+    let left = "ls -d /usr/lib/nvstage /etc/ld.so.conf.d/nvstage.conf /etc/systemd/system/nvstage-ldconfig.service 2>/dev/null";
+    assert_eq!(host.inside(&ctid, left).stdout, "");
+    assert_eq!(host.config(&ctid), before);
+    changes_nothing(&host, &recipe, &ctid);
+}
+
+/// What lies in the cache for it, as `--cuda share` wants it.
+fn prefetched(host: &Host, site: &Site, ctid: &str) {
+    host.run(&["prefetch", "--recipe", &site.recipe(), "--for", ctid]).code(0);
+}
+
+const COMPILER: &str =
+    "/usr/local/cuda/bin/nvcc --version | grep V12.8 && readlink /usr/local/cuda";
+
+#[test]
+fn cuda_of_the_host_instead_of_packages_and_back() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[&site.distribution()]);
+    host.start(&ctid);
+    prefetched(&host, &site, &ctid);
+    let recipe = site.recipe();
+    provision(&host, &recipe, &ctid, &[]).code(0);
+    let init = host.init(&ctid);
+
+    let run = provision(&host, &recipe, &ctid, &["--cuda", "share"]).code(0);
+    run.shows("instead of cuda-toolkit-12-8");
+    assert_eq!(host.init(&ctid), init, "it was restarted");
+    host.inside(&ctid, COMPILER).code(0);
+    host.inside(&ctid, "dpkg -l nvtop | grep ^ii").code(0);
+    assert_ne!(host.inside(&ctid, "dpkg -l cuda-toolkit-12-8 | grep ^ii").code, 0);
+    let attempt = "mount -o remount,bind,rw /usr/local/cuda-12.8; touch /usr/local/cuda-12.8/x";
+    let tried = host.inside(&ctid, attempt);
+    assert!(tried.stderr.contains("Read-only file system"), "{}", tried.stderr);
+    changes_nothing(&host, &recipe, &ctid);
+
+    provision(&host, &recipe, &ctid, &["--cuda", "apt"]).code(0);
+    assert_eq!(host.init(&ctid), init, "it was restarted");
+    host.inside(&ctid, "dpkg -l cuda-toolkit-12-8 | grep ^ii && touch /usr/local/cuda-12.8/x")
+        .code(0);
+    changes_nothing(&host, &recipe, &ctid);
+}
+
+#[test]
+fn a_stopped_container_shares_driver_and_cuda_at_once() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("unprivileged", &[&site.distribution()]);
+    host.start(&ctid);
+    prefetched(&host, &site, &ctid);
+    host.shell(&format!("pct stop {ctid}")).code(0);
+    host.pct_calls();
+    let recipe = site.recipe();
+    let run = host.run(&[
+        "--json",
+        "provision",
+        &ctid,
+        "--gpus",
+        "0",
+        "--recipe",
+        &recipe,
+        "--method",
+        "share",
+        "--cuda",
+        "share",
+    ]);
+    let run = run.code(0);
+    assert_eq!(step(&run, "share")["outcome"], "changed", "{run:?}");
+    host.inside(&ctid, COMPILER).code(0);
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    assert!(
+        host.config(&ctid).contains("usr/local/cuda-12.8 none bind,ro"),
+        "{}",
+        host.config(&ctid)
+    );
+    changes_nothing(&host, &recipe, &ctid);
+    // What was shown while it ran is shown when it starts.
+    host.shell(&format!("pct stop {ctid} && pct start {ctid}")).code(0);
+    changes_nothing(&host, &recipe, &ctid);
+    host.inside(&ctid, COMPILER).code(0);
+
+    host.run(&["detach", &ctid, "--purge"]).code(0);
+    let left = "ls -d /usr/lib/nvstage /etc/ld.so.conf.d/nvstage.conf /usr/local/cuda /usr/bin/nvidia-smi 2>/dev/null";
+    assert_eq!(host.inside(&ctid, left).stdout, "");
+    assert!(!host.config(&ctid).contains("nvstage"), "{}", host.config(&ctid));
+}
+
+#[test]
+fn without_packages_in_the_cache_cuda_is_not_shared_and_nothing_is_touched() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[&site.distribution()]);
+    host.start(&ctid);
+    let before = host.config(&ctid);
+    provision(&host, &site.recipe(), &ctid, &["--cuda", "share"])
+        .code(5)
+        .says("the cache has no packages for debian12")
+        .says(&format!("nvstage prefetch --for {ctid}"));
+    assert_eq!(host.config(&ctid), before);
+}
