@@ -11,140 +11,15 @@
 
 mod support;
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Host, Kind, Nodes, Run, Site, VERSION, eventually};
-
-struct Scene {
-    host: Host,
-    site: Site,
-    ids: Vec<String>,
-    recipe: String,
-}
-
-impl Scene {
-    /// A host with so many stopped containers.
-    fn new(count: usize) -> Self {
-        Self::with(count, &[])
-    }
-
-    fn with(count: usize, options: &[&str]) -> Self {
-        let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
-        let site = Site::new();
-        let ids = (0..count).map(|_| host.container("privileged", options)).collect();
-        let recipe = site.driver_only();
-        Self { host, site, ids, recipe }
-    }
-
-    /// Steers the stand-ins in a container, whether it runs or not.
-    fn steer(&self, index: usize, file: &str, text: &str) {
-        let directory = self.root(index).join("etc/nvidia-standin");
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join(file), format!("{text}\n")).unwrap();
-    }
-
-    fn unsteer(&self, index: usize, file: &str) {
-        std::fs::remove_file(self.root(index).join("etc/nvidia-standin").join(file)).unwrap();
-    }
-
-    /// The container's root directory as this host has it mounted.
-    fn root(&self, index: usize) -> std::path::PathBuf {
-        self.host.path(&format!("/var/lib/lxc/.storage/subvol-{}-disk-0", self.ids[index]))
-    }
-
-    fn arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        let mut all = vec!["--json", "provision"];
-        all.extend(self.ids.iter().map(String::as_str));
-        all.extend(["--gpus", "0", "--recipe", &self.recipe]);
-        all.extend(more);
-        all
-    }
-
-    fn provision(&self, more: &[&str]) -> Run {
-        self.host.run(&self.arguments(more))
-    }
-
-    fn begin(&self, more: &[&str]) -> Child {
-        let mut command = self.host.nvstage();
-        command.args(self.arguments(more)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap()
-    }
-
-    /// The command lines of all processes in a running container.
-    fn processes(&self, index: usize) -> String {
-        let look = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '";
-        self.host.inside(&self.ids[index], look).stdout
-    }
-
-    #[track_caller]
-    fn sleeps(&self, index: usize, seconds: &str) {
-        let sleep = format!("sleep {seconds}");
-        eventually("the installer sleeps", Duration::from_secs(60), || {
-            self.host.init(&self.ids[index]) != 0 && self.processes(index).contains(&sleep)
-        });
-    }
-
-    /// Nothing of a run is left in a container.
-    #[track_caller]
-    fn is_clean(&self, index: usize) {
-        if self.host.init(&self.ids[index]) == 0 {
-            return;
-        }
-        let look = "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage /root/.nvstage* 2>/dev/null; true";
-        assert_eq!(self.host.inside(&self.ids[index], look).stdout, "");
-        let processes = self.processes(index);
-        for ours in ["nvidia-installer", "apt-get", "@nvstage"] {
-            assert!(!processes.contains(ours), "{ours} goes on inside: {processes}");
-        }
-    }
-
-    #[track_caller]
-    fn is_provisioned(&self, index: usize) {
-        let verify = ["verify", &self.ids[index], "--gpus", "0", "--recipe", &self.recipe];
-        self.host.run(&verify).code(0);
-        self.is_clean(index);
-    }
-}
-
-/// The entry of a container in a report.
-#[track_caller]
-fn entry<'a>(report: &'a Value, ctid: &str) -> &'a Value {
-    let containers = report["containers"].as_array().unwrap();
-    containers.iter().find(|one| one["container"] == ctid).unwrap()
-}
-
-/// The exit codes of a report's containers, in order.
-fn exits(report: &Value) -> Vec<u64> {
-    let containers = report["containers"].as_array().unwrap();
-    containers.iter().map(|one| one["exit"].as_u64().unwrap()).collect()
-}
-
-/// The events of a run with `--json`.
-fn events(run: &Run) -> Vec<Value> {
-    run.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The events of one kind, each as the container that it is about.
-fn of_kind(events: &[Value], kind: &str) -> Vec<String> {
-    let these = events.iter().filter(|event| event["event"] == kind);
-    these.map(|event| event["container"].as_str().unwrap().to_owned()).collect()
-}
-
-fn signal(child: &Child, name: &str) {
-    let kill =
-        std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
-}
-
-fn ended(child: Child) -> Run {
-    child.wait_with_output().unwrap().into()
-}
+use support::batch::{Fleet, ended, entry, events, exits, of_kind, signal, start};
+use support::{Host, Kind, Nodes, Site};
 
 #[test]
 fn four_at_once_and_then_there_is_nothing_to_do() {
-    let scene = Scene::new(4);
+    let scene = Fleet::new(4);
     for index in 0..4 {
         scene.steer(index, "sleep-after", "3 4");
     }
@@ -183,7 +58,7 @@ fn four_at_once_and_then_there_is_nothing_to_do() {
     }
     scene.host.pct_calls();
     let again = scene.provision(&[]).code(0);
-    let ended = self::events(&again);
+    let ended = support::batch::events(&again);
     let ended: Vec<&Value> =
         ended.iter().filter(|event| event["event"] == "container_ended").collect();
     assert!(ended.iter().all(|event| event["outcome"] == "unchanged"), "{ended:?}");
@@ -191,18 +66,21 @@ fn four_at_once_and_then_there_is_nothing_to_do() {
 }
 
 #[test]
-fn some_of_eight_fail_in_different_steps_and_the_others_are_done() {
-    let mut scene = Scene::new(6);
-    // One is not there, one is locked, one has no room, one whose installer fails, one that does
-    // not start.
+fn five_of_eight_fail_in_different_steps_and_the_others_are_done() {
+    let mut scene = Fleet::new(7);
+    // One is not there, one is locked, in one the installer fails, one does not start, in one a
+    // check fails.
     scene.ids.insert(1, "999999".to_owned());
     let locked = scene.host.config(&scene.ids[2]) + "lock: backup\n";
     std::fs::write(scene.host.config_path(&scene.ids[2]), locked).unwrap();
     scene.steer(3, "fail-after", "5");
-    scene.steer(5, "sanity-fails", "");
+    let broken = "lxc.mount.entry: /nosuch mnt none bind 0 0\n";
+    let config = scene.host.config(&scene.ids[5]);
+    std::fs::write(scene.host.config_path(&scene.ids[5]), config.clone() + broken).unwrap();
+    scene.steer(7, "kernel-version", "570.207");
     let run = scene.provision(&["--jobs", "3"]).code(1);
     let report = run.json();
-    assert_eq!(exits(&report), [0, 3, 4, 5, 0, 5, 0]);
+    assert_eq!(exits(&report), [0, 3, 4, 5, 0, 6, 0, 5]);
     assert_eq!(report["exit"], 1);
     for index in [0, 4, 6] {
         scene.is_provisioned(index);
@@ -211,7 +89,8 @@ fn some_of_eight_fail_in_different_steps_and_the_others_are_done() {
         (1, "failed to find it: it does not exist"),
         (2, "Proxmox has locked it (backup)"),
         (3, "failed to install driver 580.76.05"),
-        (5, "failed to install driver 580.76.05"),
+        (5, "failed to start the container"),
+        (7, "failed to pass the checks"),
     ] {
         let id = &scene.ids[index];
         let message = entry(&report, id)["error"]["message"].as_str().unwrap().to_owned();
@@ -222,23 +101,24 @@ fn some_of_eight_fail_in_different_steps_and_the_others_are_done() {
     let log = std::fs::read_to_string(scene.host.path(&log)).unwrap();
     assert!(log.contains("failed: container"), "{log}");
     // What failed alike has one exit code.
-    let unlocked = scene.host.config(&scene.ids[2]).replace("lock: backup\n", "");
-    std::fs::write(scene.host.config_path(&scene.ids[2]), unlocked).unwrap();
+    for index in [2, 5] {
+        let path = scene.host.config_path(&scene.ids[index]);
+        let config = scene.host.config(&scene.ids[index]);
+        std::fs::write(path, config.replace("lock: backup\n", "").replace(broken, "")).unwrap();
+    }
     scene.ids.remove(1);
-    scene.steer(4, "kernel-version", "570.207");
-    scene.unsteer(4, "sanity-fails");
     let report = scene.provision(&[]).code(5).json();
-    assert_eq!(exits(&report), [0, 0, 5, 0, 5, 0]);
-    for (index, file) in [(2, "fail-after"), (4, "kernel-version")] {
+    assert_eq!(exits(&report), [0, 0, 5, 0, 0, 0, 5]);
+    for (index, file) in [(2, "fail-after"), (6, "kernel-version")] {
         scene.is_clean(index);
         scene.unsteer(index, file);
     }
-    assert_eq!(exits(&scene.provision(&[]).code(0).json()), [0; 6]);
+    assert_eq!(exits(&scene.provision(&[]).code(0).json()), [0; 7]);
 }
 
 #[test]
 fn an_installer_that_hangs_is_ended_inside_and_the_others_are_unharmed() {
-    let scene = Scene::new(3);
+    let scene = Fleet::new(3);
     scene.steer(1, "sleep-after", "3 600");
     let child = scene.begin(&["--jobs", "3", "--installer-timeout", "8"]);
     scene.sleeps(1, "600");
@@ -259,7 +139,7 @@ fn an_installer_that_hangs_is_ended_inside_and_the_others_are_unharmed() {
 
 #[test]
 fn after_the_first_failure_no_further_container_is_begun_if_so_asked() {
-    let scene = Scene::new(4);
+    let scene = Fleet::new(4);
     scene.steer(1, "fail-after", "5");
     // At work when the other one fails.
     scene.steer(0, "sleep-after", "3 6");
@@ -284,7 +164,7 @@ fn after_the_first_failure_no_further_container_is_begun_if_so_asked() {
 
 #[test]
 fn sigint_once_finishes_what_runs_and_the_same_command_continues() {
-    let scene = Scene::new(4);
+    let scene = Fleet::new(4);
     scene.steer(0, "sleep-after", "3 4");
     scene.steer(1, "sleep-after", "3 5");
     let child = scene.begin(&["--jobs", "2"]);
@@ -321,7 +201,7 @@ fn sigint_once_finishes_what_runs_and_the_same_command_continues() {
 
 #[test]
 fn sigint_twice_ends_what_runs_and_puts_it_back() {
-    let scene = Scene::new(3);
+    let scene = Fleet::new(3);
     for index in 0..3 {
         scene.steer(index, "sleep-after", "3 600");
     }
@@ -340,4 +220,109 @@ fn sigint_twice_ends_what_runs_and_puts_it_back() {
     }
     scene.provision(&[]).code(0);
     (0..3).for_each(|index| scene.is_provisioned(index));
+}
+
+#[test]
+fn two_batches_with_a_container_in_common() {
+    let scene = Fleet::new(3);
+    scene.steer(1, "sleep-after", "3 7");
+    let of = |ids: &[String]| {
+        let mut all = vec!["--json", "provision", "--gpus", "0", "--recipe", &scene.recipe];
+        all.extend(["--jobs", "1"]);
+        all.extend(ids.iter().map(String::as_str));
+        start(&scene.host, &all)
+    };
+    let one = of(&scene.ids[..2]);
+    scene.sleeps(1, "7");
+    let other = of(&scene.ids[1..]);
+    let (first, second) = (one.id(), &scene.ids[1]);
+    let run = ended(other).code(0);
+    // It says for whom it waits, and does the other one first.
+    run.clone()
+        .says(&format!("waiting: another nvstage (process {first}) works on container {second}"));
+    let events = events(&run);
+    let order = of_kind(&events, "container_ended");
+    assert_eq!(order, [scene.ids[2].as_str(), second]);
+    assert_eq!(exits(&run.json()), [0, 0]);
+    let step = |name: &str| {
+        let report = run.json();
+        let steps = entry(&report, second)["steps"].as_array().unwrap().clone();
+        steps.iter().find(|step| step["step"] == name).unwrap()["outcome"].clone()
+    };
+    assert_eq!(step("driver"), "unchanged", "the first one has installed it");
+    ended(one).code(0);
+    (0..3).for_each(|index| scene.is_provisioned(index));
+    assert_eq!(scene.site.requests(), 1);
+}
+
+#[test]
+fn the_disk_of_the_cache_runs_full_between_two_recipes() {
+    // Without a kernel module each container may get another driver.
+    let host = Host::new(Kind::Pct, Nodes::Silent);
+    let site = Site::new();
+    let ids: Vec<String> = (0..3).map(|_| host.container("privileged", &[])).collect();
+    let recipe = site.driver_only();
+    let fleet = format!(
+        "schema = 1\nrecipe = \"{recipe}\"\ngpus = 0\nset = [\"driver=580.76.05\"]\n\
+         [[container]]\nid = {}\n[[container]]\nid = [{}, {}]\nset = [\"driver=580.95.05\"]\n",
+        ids[0], ids[1], ids[2]
+    );
+    std::fs::write(host.path("/run/fleet.toml"), fleet).unwrap();
+    // What one driver needs, and half of that.
+    let trial = ["--cache", "/run/trial", "prefetch", "--for", "debian12", "--recipe", &recipe];
+    host.run(&[&trial[..], &["--set", "driver=580.76.05"]].concat()).code(0);
+    let used = host.shell("du -sk /run/trial | cut -f1").code(0).stdout;
+    let size = used.trim().parse::<u64>().unwrap() * 3 / 2;
+    host.shell(&format!("mkdir /run/small && mount -t tmpfs -o size={size}k tmpfs /run/small"))
+        .code(0);
+    let all = ["--cache", "/run/small", "--json", "provision", "--file", "/run/fleet.toml"];
+    let before: Vec<String> = ids.iter().map(|id| host.config(id)).collect();
+    let run = host.run(&all).code(5).says("space");
+    assert_eq!(exits(&run.json()), [0, 5, 5]);
+    assert_eq!([host.config(&ids[1]), host.config(&ids[2])], before[1..]);
+    let left = host.shell("find /run/small -name '.tmp-*'; ls /run/small/trees-v1").stdout;
+    assert_eq!(left.lines().count(), 1, "half a tree is left: {left}");
+    host.shell("mount -o remount,size=90% /run/small").code(0);
+    let report = host.run(&all).code(0).json();
+    assert_eq!(exits(&report), [0, 0, 0]);
+    let driver = &entry(&report, &ids[0])["steps"];
+    let driver = driver.as_array().unwrap().iter().find(|step| step["step"] == "driver").unwrap();
+    assert_eq!(driver["outcome"], "unchanged");
+    for (id, version) in [(&ids[0], "580.76.05"), (&ids[1], "580.95.05"), (&ids[2], "580.95.05")] {
+        let look = "ls -l /usr/lib/x86_64-linux-gnu/libcuda.so.*";
+        assert!(host.inside(id, look).stdout.contains(version));
+    }
+}
+
+#[test]
+fn containers_that_somebody_stops_starts_and_removes_meanwhile() {
+    let scene = Fleet::new(5);
+    let [sleeping, ending, running, stopped, gone] = &scene.ids[..] else { unreachable!() };
+    scene.steer(0, "sleep-after", "3 9");
+    scene.steer(1, "sleep-after", "3 600");
+    scene.host.start(running);
+    let child = scene.begin(&["--jobs", "2"]);
+    scene.sleeps(0, "9");
+    scene.sleeps(1, "600");
+    let script = format!(
+        "lxc-stop -k -n {running} && pct start {stopped} && mv /etc/pve/lxc/{gone}.conf /run/ && lxc-stop -k -n {ending}"
+    );
+    scene.host.shell(&script).code(0);
+    let run = ended(child).code(1);
+    let report = run.json();
+    assert_eq!(exits(&report), [0, 5, 0, 0, 3]);
+    let causes = entry(&report, ending)["error"]["causes"].to_string();
+    assert!(causes.contains("the container stopped while the installer was running"), "{causes}");
+    let power = |id: &str| {
+        let steps = entry(&report, id)["steps"].as_array().unwrap().clone();
+        steps.iter().find(|step| step["step"] == "power").unwrap()["detail"].to_string()
+    };
+    assert!(power(running).contains("started"), "{}", power(running));
+    assert!(power(stopped).contains("restarted"), "{}", power(stopped));
+    assert_ne!(scene.host.init(sleeping), 0);
+    scene.host.shell(&format!("mv /run/{gone}.conf /etc/pve/lxc/")).code(0);
+    scene.unsteer(0, "sleep-after");
+    scene.unsteer(1, "sleep-after");
+    assert_eq!(exits(&scene.provision(&[]).code(0).json()), [0; 5]);
+    (0..5).for_each(|index| scene.is_provisioned(index));
 }

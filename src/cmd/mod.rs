@@ -364,6 +364,7 @@ impl Stores {
             events: context.events,
             cancel: &context.host.cancel,
             published: self.published,
+            keys: Mutex::default(),
             ready: Mutex::default(),
             images: Mutex::default(),
         }
