@@ -228,6 +228,8 @@ impl Work<'_> {
         let Self { context, runtime, supplies, manner } = *self;
         let log = context.log(ctid);
         let session = Session { host: context.host, runtime, ctid, log: &log };
-        provision::run(&session, &Means { wish, driver, supplies, manner })
+        let report = provision::run(&session, &Means { wish, driver, supplies, manner });
+        context.record_run(&report, "provision");
+        report
     }
 }
