@@ -104,7 +104,6 @@ fn outcome(container: &ContainerReport) -> &'static str {
         (_, ExitCode::Differs) => "differs",
         (Some(_), _) => "failed",
         (None, ExitCode::Done) if changed(container).next().is_some() => "done",
-        (None, ExitCode::Done) if warned(container).next().is_some() => "warning",
         (None, ExitCode::Done) if container.steps.iter().all(is_skipped) => "skipped",
         (None, ExitCode::Done) => "unchanged",
         (None, _) => "failed",
@@ -134,7 +133,7 @@ fn what(container: &ContainerReport) -> String {
 
 /// `12 containers: 9 done, 2 unchanged, 1 failed`.
 fn total(containers: &[ContainerReport]) -> String {
-    let words = ["done", "unchanged", "warning", "differs", "skipped", "failed"];
+    let words = ["done", "unchanged", "differs", "skipped", "failed"];
     let count = |word: &str| {
         let count = containers.iter().filter(|container| outcome(container) == word).count();
         (count > 0).then(|| format!("{count} {word}"))
