@@ -99,9 +99,11 @@ container_by_nvstage() {
 
 container_by_seed() {
     container_with_curl
+    sent
     timed container-seed "$here/seed.sh" "$ctid" "$site/installer/$installer" "$site/cuda-real/" "$site/cuda-real/$key" \
         'c 10:200'
     calls calls-seed
+    sent seed-sent
     works_inside
     remove_container
 }

@@ -57,9 +57,9 @@ list_packages() {
 
 # fill_cache: the cache has installer, key and packages.
 fill_cache() {
-    if [ ! -d "$(echo "$cache"/apt-v1/[0-9a-f]*)" ]; then
+    reference_container
+    if [ -z "$(compgen -G "$cache/apt-v1/[0-9a-f]*")" ]; then
         rm -rf "$cache"
-        reference_container
         nvstage prefetch --recipe "$recipe" --for "$reference" > "$directory/output"
     fi
 }

@@ -10,7 +10,7 @@ report() {
 Written by \`make bench\` (\`DOWNLOADS=$downloads ROUNDS=$rounds\`), which takes everything on one machine in one run. Files come over loopback from a small HTTP
 server, the same for all; the competitors take turns; what was written is on disk before the next sample begins. A time
 is the median of $downloads samples (downloads, packages, \`cache verify\`) or of $rounds or more (the others), with the least and the
-greatest in brackets. \`pct\` is the test world's, and burns the 0.45 s of processor time a call that Proxmox VE's own needs.
+greatest in brackets; where one sample was taken, there are none. \`pct\` is the test world's, and burns the 0.45 s of processor time a call that Proxmox VE's own needs.
 
 Machine: $(machine)
 
@@ -100,6 +100,10 @@ What they mean:
 - Left behind: \`.deb\` files in \`/var/cache/apt/archives\`; lists in \`/var/lib/apt/lists\` and below \`/run\`; mounts in the
   container that were not there before.
 
+## Many containers
+
+$(many_containers)
+
 ## Memory
 
 | peak | MiB |
@@ -120,9 +124,100 @@ containers' roots are overlays that ignore fsync, which makes apt faster than it
 END
 }
 
+# many_containers: the goals, what was reached, and how it grows.
+many_containers() {
+    cat <<END
+The copied sequence (\`benches/seed.sh\`) works on one container after the other: eight take eight times the $(seconds container-seed)
+of one, and that is 1 in the third column. nvstage works on $jobs containers at a time (\`--jobs $jobs\`).
+
+| what | goal | ratio | measured | |
+|---|---|---|---|---|
+$(goal 1.005 "$(fraction fleet-sent fleet-sent-content)" 'network bytes, 8 containers, empty cache' '1.0 × content' \
+    "$(megabytes fleet-sent); \`seed.sh\`: $(ratio seed-sent fleet-sent-content 0.125) × content")
+$(goal 0.25 "$(fraction fleet-driver container-seed 8)" '8 containers, installer, driver only' '0.25' "$(seconds fleet-driver)")
+$(goal 0.6 "$(fraction fleet-packages container-seed 8)" '8 containers, installer, with packages' '0.6' "$(seconds fleet-packages)")
+| the floor of that: \`dpkg -i\` of the same packages | | $(fraction fleet-floor container-seed 8) | $(seconds fleet-floor) | |
+$(goal 0.03 "$(fraction shared container-seed 8)" '8 containers, share, driver and CUDA' '0.03' "$(seconds shared)")
+| the same where the images are not yet built | | $(fraction shared-first container-seed 8) | $(seconds shared-first) | |
+$(goal 2 "$(counts unchanged-32-calls)" '32 containers, nothing to do: calls of `pct` each' '2' "$(seconds unchanged-32) in all")
+$(goal 20 "$(milliseconds unchanged-32-own)" '32 containers, nothing to do: own processor time each' '20 ms' "$(milliseconds unchanged-32-own) ms")
+$(goal 1.1 "$(fraction upgrade-shared upgrade-restart)" 'host upgrade, 8 containers, `sync`, share' 'restarts alone' \
+    "$(seconds upgrade-shared); restarts: $(seconds upgrade-restart)")
+$(goal 0.3 "$(fraction upgrade-driver container-seed 8)" 'host upgrade, 8 containers, `sync`, installer' '0.3' "$(seconds upgrade-driver)")
+$(goal 1.05 "$(per_container unchanged)" 'growth, nothing to do: one of 32 against one alone' 'linear' "$(spread unchanged)")
+$(goal 1.05 "$(per_container growth-shared)" 'growth, share: one of 32 against one alone' 'linear' "$(spread growth-shared)")
+$(goal 1.05 "$(per_container growth-driver)" 'growth, installer: one of 16 against one alone' 'linear' "$(spread growth-driver)")
+$(goal 64 "$(most_memory)" 'resident memory, throughout' '64 MiB' "$(most_memory) MiB")
+
+Calls of \`pct\` for each container: installer, driver only $(counts fleet-driver-calls), with packages $(counts fleet-packages-calls),
+share $(counts shared-calls), \`sync\` with share $(counts upgrade-shared-calls) and with the installer $(counts upgrade-driver-calls); \`seed.sh\` $(counts calls-seed).
+
+| containers | $(numbers unchanged ' | ') |
+|---|$(numbers unchanged '---|' | sed 's/[0-9]*//g')---|
+| nothing to do | $(growth unchanged) |
+| share, driver and CUDA | $(growth growth-shared) |
+| installer, driver only | $(growth growth-driver) |
+
+What they mean:
+
+- The containers are privileged, run, and have neither driver nor CUDA. What it takes to make and start them is not measured.
+- Network bytes: what the server sends for \`prefetch --for\` and \`provision\` together, from an empty cache to driver and
+  packages in all eight; content is every different file once.
+- Installer: the cache is filled. \`seed.sh\` with the driver alone, without any package, takes $(seconds driver-seed): against that
+  eight with the driver alone are $(ratio fleet-driver driver-seed 8).
+- The floor: nothing but \`dpkg -i\` of the same archives, from a read-only mount, in eight containers, $jobs at a time, without
+  \`pct\`. It unpacks xz, by the processors; what is above it is the driver, apt, and the calls of \`pct\`.
+- Share: driver and CUDA are images on the host. In each container there remain a line, a restart, links and \`ldconfig\`.
+- Nothing to do: linked clones of a template, the second time that each is looked at. Own processor time is \`utime\` and \`stime\`
+  of nvstage's process without its children, divided by the number of containers.
+- Host upgrade: the cache has the next driver, and \`refresh\` has run as at every boot. \`sync --restart\` looks at each container,
+  restarts it, and checks it; beside it \`pct shutdown\` and \`pct start\` of eight, $jobs at a time. Counted as reached within a tenth.
+- Growth: the time for each container, of as many together as the column says. Linear is at most what one takes alone
+  (and a twentieth for chance).
+END
+}
+
+# goal LIMIT RATIO WHAT GOAL MEASURED: a line of the table, and whether the ratio is within the limit.
+goal() {
+    local reached
+    reached=$(awk -v limit="$1" -v ratio="${2##* to }" 'BEGIN { print ratio <= limit ? "reached" : "**missed**" }')
+    echo "| $3 | $4 | $2 | $5 | $reached |"
+}
+
+milliseconds() { awk "BEGIN { printf \"%.1f\", $(median "$1") * 1000 }"; }
+
+# numbers NAME SEPARATOR: of how many containers there are samples.
+numbers() {
+    (cd "$directory/samples" && printf '%s\n' "$1"-*) | sed -n "s/^$1-\([0-9]*\)\$/\1/p" | sort -n | paste -sd '|' | sed "s/|/$2/g"
+}
+
+# growth NAME: the medians for each container, by the numbers of the longest row.
+growth() {
+    local number
+    for number in $(numbers unchanged ' '); do
+        if [ -e "$directory/samples/$1-$number" ]; then awk "BEGIN { printf \"%.2f s\\n\", $(median "$1-$number") / $number }"; else echo; fi
+    done | paste -sd '|' | sed 's/|/ | /g'
+}
+
+# per_container NAME: what one of the largest number takes against one alone.
+per_container() {
+    local most
+    most=$(numbers "$1" '\n' | tail -n 1)
+    fraction "$1-$most" "$1-1" "$most"
+}
+
+# spread NAME: both.
+spread() {
+    local most
+    most=$(numbers "$1" '\n' | tail -n 1)
+    echo "$(awk "BEGIN { printf \"%.2f s\", $(median "$1-$most") / $most }"), alone $(awk "BEGIN { printf \"%.2f s\", $(median "$1-1") }")"
+}
+
+most_memory() { (cd "$directory/samples" && cat memory-* | sort -n | awk 'END { printf "%.0f", $1 / 1024 }'); }
+
 peaks() {
     local verb
-    for verb in prefetch provision 'cache verify' 'bundle export' 'bundle import'; do
+    for verb in prefetch provision sync 'cache verify' 'bundle export' 'bundle import'; do
         echo "| \`$verb\` | $(mebibytes "memory-${verb// /-}") |"
     done
 }

@@ -29,15 +29,23 @@ timed() {
 synced() { "$@" && sync -f "$directory"; }
 
 # nvstage VERB ARGUMENT…: the program, on $cache; VERB may be two words. Its peak resident memory in kB becomes a sample of
-# memory-VERB.
+# memory-VERB, the processor time of its own, without its children's, in seconds one of own-VERB.
 nvstage() {
     local verb
     read -ra verb <<<"$1"
-    # getrusage of the children that were waited for: what GNU time calls %M.
-    perl -e 'my $file = shift; my $status = system { $ARGV[0] } @ARGV; my $usage = "\0" x 144;
-        syscall(98, -1, $usage) == 0 or die; open my $out, ">>", $file or die;
-        print $out +(unpack "q18", $usage)[4], "\n"; exit($status > 255 ? $status >> 8 : $status)' \
-        "$directory/samples/memory-${1// /-}" \
+    # When it has ended and is not yet waited for: utime and stime of proc(5). Then getrusage of the children that were
+    # waited for: what GNU time calls %M.
+    perl -e 'my ($memory, $own) = splice @ARGV, 0, 2;
+        my ($pid, $ended, $usage) = (fork // die, "\0" x 128, "\0" x 144);
+        if (!$pid) { exec { $ARGV[0] } @ARGV or exit 127 }
+        syscall(247, 1, $pid, $ended, 4 | 0x01000000, 0) == 0 or die "waitid: $!";
+        open my $stat, "<", "/proc/$pid/stat" or die; my @field = split " ", <$stat> =~ s/^.*\) //r;
+        waitpid $pid, 0; my $status = $?;
+        syscall(98, -1, $usage) == 0 or die;
+        sub note { open my $out, ">>", $_[0] or die; print $out "$_[1]\n" }
+        note($memory, (unpack "q18", $usage)[4]); note($own, ($field[11] + $field[12]) / 100);
+        exit($status > 255 ? $status >> 8 : $status)' \
+        "$directory/samples/memory-${1// /-}" "$directory/samples/own-${1// /-}" \
         "$program" --json --cache "$cache" "${verb[@]}" "${@:2}" 2> "$directory/events" || { cat "$directory/events"; return 1; }
 }
 
@@ -55,12 +63,22 @@ sum() {
     sample "$new" "$(cd "$directory/samples" && tail -qn 1 "$@" | awk '{ total += $1 } END { printf "%.12g\n", total }')"
 }
 
-# calls [NAME]: how many calls of pct there were since the last time.
+# calls [NAME]: how many calls of pct there were since the last time; a script among the arguments of one has many lines.
 calls() {
     if [ -n "${1:-}" ]; then
-        sample "$1" "$(grep -cE '^(exec|push|start|stop|shutdown|reboot|status|config|set|list)( |$)' /run/pct-front/calls)"
+        sample "$1" "$(grep -cE '^((exec|push|start|stop|shutdown|reboot|status|config|set) [1-9][0-9]+( |$)|list$)' /run/pct-front/calls)"
     fi
     : > /run/pct-front/calls
+}
+
+# sent [NAME]: how many bytes the server has sent since the last time; in NAME-content those of every different file once.
+sent() {
+    if [ -n "${1:-}" ]; then
+        sample "$1" "$(awk '{ total += $1 } END { printf "%.0f\n", total }' "$directory/sent")"
+        sample "$1-content" "$(cut -d' ' -f2- "$directory/sent" | sort -u | (cd "$NVSTAGE_WORLD" && tr '\n' '\0' |
+            xargs -0 stat -c %s) | awk '{ total += $1 } END { printf "%.0f\n", total }')"
+    fi
+    : > "$directory/sent"
 }
 
 # ---- putting them into words
@@ -70,13 +88,17 @@ median() {
         END { printf "%.12g\n", NR % 2 ? all[(NR + 1) / 2] : (all[NR / 2] + all[NR / 2 + 1]) / 2 }'
 }
 
-# seconds NAME: the median, and the span of all.
+# seconds NAME: the median, and the span of all if there are several.
 seconds() {
     sort -n "$directory/samples/$1" | awk -v median="$(median "$1")" 'NR == 1 { least = $1 }
-        END { printf "%.2f s (%.2f to %.2f)", median, least, $1 }'
+        END { printf NR == 1 ? "%.2f s" : "%.2f s (%.2f to %.2f)", median, least, $1 }'
 }
 
-ratio() { awk "BEGIN { printf \"%.2f\", $(median "$1") / $(median "$2") }"; }
+# ratio NAME NAME [FACTOR]: of the medians; the second is multiplied.
+ratio() { awk "BEGIN { printf \"%.2f\", $(median "$1") / $(median "$2") / ${3:-1} }"; }
+
+# fraction: the same where a hundredth is much.
+fraction() { awk "BEGIN { printf \"%.3f\", $(median "$1") / $(median "$2") / ${3:-1} }"; }
 
 # megabytes NAME: the median of numbers of bytes.
 megabytes() { awk "BEGIN { printf \"%.0f MB\", $(median "$1") / 1000000 }"; }

@@ -67,7 +67,8 @@ pub enum Event {
     ContainerEnded {
         /// Which one.
         container: Ctid,
-        /// What it came to, in a word: `done`, `unchanged`, `failed`, `skipped`.
+        /// What it came to, in a word: `done`, `unchanged`, `differs`, `failed`, `skipped`. One
+        /// that is skipped was never begun.
         outcome: &'static str,
         /// The exit code for this container alone.
         exit: u8,

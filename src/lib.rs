@@ -10,8 +10,8 @@
 //! | 4 | `engine` | carry out steps on one container |
 //! | 3 | `fetch` < `cache` < `runtime` | stores and containers |
 //! | 2 | `host` | the live machine |
-//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `doctor`, `report`, `diff`, `phoenix` | pure: text and values |
-//! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer`, `shell` | words |
+//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `doctor`, `report`, `diff`, `phoenix`, `fleet` | pure: text and values |
+//! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer`, `selection`, `shell` | words |
 
 pub mod answer;
 pub mod apt;
@@ -31,6 +31,7 @@ pub mod event;
 pub mod facts;
 pub mod fetch;
 pub mod fingerprint;
+pub mod fleet;
 pub mod gpu;
 pub mod host;
 pub mod journal;
@@ -44,5 +45,6 @@ pub mod recipe;
 pub mod report;
 pub mod runfile;
 pub mod runtime;
+pub mod selection;
 pub mod shell;
 pub mod version;

@@ -114,6 +114,9 @@ pub struct ContainerReport {
     /// The exit code for this container alone.
     #[serde(serialize_with = "as_number")]
     pub exit: ExitCode,
+    /// Whether the run ended before anything was done with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not_begun: bool,
 }
 
 impl ContainerReport {
@@ -125,6 +128,20 @@ impl ContainerReport {
             error: None,
             log: None,
             exit: ExitCode::Done,
+            not_begun: false,
+        }
+    }
+
+    /// What it came to, in a word: `done` (something was changed), `unchanged`, `differs`,
+    /// `failed`, `skipped` (it was not begun).
+    pub fn outcome(&self) -> &'static str {
+        let has_changed = |step: &StepReport| matches!(step.outcome, Outcome::Changed(_));
+        match (self.not_begun, self.exit) {
+            (true, _) => "skipped",
+            (false, ExitCode::Differs) => "differs",
+            (false, ExitCode::Done) if self.steps.iter().any(has_changed) => "done",
+            (false, ExitCode::Done) => "unchanged",
+            (false, _) => "failed",
         }
     }
 

@@ -179,9 +179,12 @@ fn a_clone_costs_one_check(privilege: &str, options: &str) {
     // It was hashed once: what was found right is written down for this container too.
     assert!(record(&host, &clone).unwrap().contains(LIBRARY));
     assert_unchanged(provision(&host, &site.recipe(), &clone));
-    // It is a container like any other: what is ours is taken out again.
-    host.run(&["detach", &clone]).code(0);
+    // It is a container like any other: what is ours is taken out again. The packages were there
+    // before it was seen for the first time.
+    host.run(&["detach", "--uninstall", &clone]).code(0);
     assert!(!host.config(&clone).contains("nvidia"), "{}", host.config(&clone));
+    assert_eq!(host.inside(&clone, &format!("test -e {LIBRARY}")).code, 1);
+    host.inside(&clone, "dpkg -s nvtop cuda-toolkit-12-8").code(0);
 }
 
 #[test]

@@ -116,15 +116,15 @@ fn while_restarting() {
     scene.finishes(&scene.site.driver_only());
 }
 
-/// Interrupts while the installer sleeps after three files, with the given signal.
-fn while_installing(name: &str, more: &[&str]) {
+/// Interrupts while the installer sleeps after three files, with the given signals.
+fn while_installing(signals: &[&str], more: &[&str]) {
     let scene = Scene::new();
     let before = scene.host.config(&scene.ctid);
     scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
     let recipe = scene.site.driver_only();
     let mut command = scene.host.nvstage();
     command.args(["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe]).args(more);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("the installer sleeps", Duration::from_secs(60), || {
         scene
             .host
@@ -132,7 +132,11 @@ fn while_installing(name: &str, more: &[&str]) {
             .stdout
             .contains("sleep 60")
     });
-    signal(&child, name);
+    for name in signals {
+        assert!(child.try_wait().unwrap().is_none(), "it ended at the first signal");
+        signal(&child, name);
+        std::thread::sleep(Duration::from_millis(500));
+    }
     ended(child).code(1).says("interrupted by a signal");
     let processes =
         scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout;
@@ -143,18 +147,65 @@ fn while_installing(name: &str, more: &[&str]) {
 }
 
 #[test]
-fn sigint_while_installing() {
-    while_installing("-INT", &[]);
+fn sigint_twice_while_installing() {
+    while_installing(&["-INT", "-INT"], &[]);
+}
+
+#[test]
+fn sighup_while_installing() {
+    while_installing(&["-HUP"], &[]);
+}
+
+#[test]
+fn sigterm_after_sigint_while_installing() {
+    while_installing(&["-INT", "-TERM"], &["--stage", "push"]);
+}
+
+#[test]
+fn sigint_once_lets_the_installer_finish_and_begins_no_further_step() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 3 > /etc/nvidia-standin/sleep-after").code(0);
+    let recipe = scene.site.recipe();
+    let child = scene.begin(&recipe);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 3")
+    });
+    let after = scene.host.config(&scene.ctid);
+    signal(&child, "-INT");
+    let run = ended(child).code(1).says("interrupted by a signal").says("again to end it at once");
+    // It is whole, and the packages are not begun.
+    run.shows("changed").says("driver: changed: install driver");
+    scene.is_clean(&after);
+    let packages = "dpkg -l cuda-toolkit-12-8 2>/dev/null | grep -c ^ii";
+    assert_eq!(scene.host.inside(&scene.ctid, packages).stdout, "0\n");
+    scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe];
+    scene.host.run(&again).code(0).says("driver: unchanged").says("packages: changed");
+}
+
+#[test]
+fn sigint_once_while_restarting_leaves_no_container_stopped() {
+    let scene = Scene::new();
+    let before = scene.host.config(&scene.ctid);
+    let child = scene.begin(&scene.site.driver_only());
+    eventually("it is being stopped", Duration::from_secs(30), || {
+        scene.host.config(&scene.ctid) != before
+    });
+    signal(&child, "-INT");
+    ended(child).code(1).says("interrupted by a signal").says("power: changed: restarted");
+    assert_ne!(scene.host.init(&scene.ctid), 0, "it was left stopped");
+    scene.is_clean(&before);
+    scene.finishes(&scene.site.driver_only());
 }
 
 #[test]
 fn sigterm_while_installing() {
-    while_installing("-TERM", &[]);
+    while_installing(&["-TERM"], &[]);
 }
 
 #[test]
 fn sigterm_while_installing_a_pushed_installer() {
-    while_installing("-TERM", &["--stage", "push"]);
+    while_installing(&["-TERM"], &["--stage", "push"]);
 }
 
 #[test]
@@ -246,11 +297,11 @@ fn containers_that_were_not_reached_are_not_touched() {
     scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
     let second = scene.host.container("privileged", &[]);
     let before = scene.host.config(&second);
-    let child = scene.begin_with(&scene.site.driver_only(), &[&second]);
+    let child = scene.begin_with(&scene.site.driver_only(), &[&second, "--jobs", "1"]);
     eventually("the installer sleeps", Duration::from_secs(60), || {
         scene.processes().contains("sleep 60")
     });
-    signal(&child, "-INT");
+    signal(&child, "-TERM");
     ended(child).code(1).says("interrupted by a signal");
     assert_eq!(scene.host.config(&second), before);
     assert_eq!(scene.host.init(&second), 0);

@@ -2,18 +2,18 @@
 
 use clap::Args;
 
-use super::{Context, RuntimeArgument};
+use super::{BatchArguments, Context, RuntimeArgument, select};
 use crate::ctid::Ctid;
+use crate::engine::batch::Entry;
 use crate::engine::detach::{self, Removal};
 use crate::error::Result;
-use crate::event::Event;
 use crate::report::{ContainerReport, Report};
 use crate::runtime::{self, Runtime, Session};
 
 /// Take the GPUs out of containers again, and what was installed if asked to
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Containers: numbers on Proxmox VE, names of plain LXC
+    /// Containers: numbers and ranges of them (105-110), or names of plain LXC
     #[arg(value_name = "CTID", required = true)]
     containers: Vec<String>,
     /// Remove the driver's userland too, by its own uninstaller
@@ -25,6 +25,8 @@ pub struct Arguments {
     /// How containers are driven: auto, pct, or lxc
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeArgument::Auto)]
     runtime: RuntimeArgument,
+    #[command(flatten)]
+    batch: BatchArguments,
 }
 
 /// Runs the verb.
@@ -38,25 +40,22 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         (false, true) => Removal::Driver,
         (false, false) => Removal::Devices,
     };
-    let mut ctids: Vec<Ctid> = Vec::new();
-    for name in &arguments.containers {
-        let ctid = Ctid::parse(name)?;
-        if !ctids.contains(&ctid) {
-            ctids.push(ctid);
-        }
-    }
-    let one = |ctid: &Ctid| {
-        let report = one(context, &*runtime, ctid, removal).unwrap_or_else(|error| {
-            let mut report = ContainerReport::new(ctid);
+    let ctids = select(&arguments.containers, Some(&*runtime))?;
+    let batch = arguments.batch.batch(context, ctids.len());
+    let entry = |ctid: Ctid| match runtime.locate(&ctid) {
+        Ok(_) => (ctid, Entry::Ready(())),
+        Err(error) => {
+            let mut report = ContainerReport::new(&ctid);
             report.fail(error);
-            report
-        });
-        if let Some(error) = &report.error {
-            context.events.emit(Event::Failed { text: error.to_string() });
+            (ctid, Entry::Ended(report))
         }
-        report
     };
-    Ok(Report::new("detach", ctids.iter().map(one).collect()))
+    let reports = batch.run(
+        ctids.into_iter().map(entry).collect(),
+        |ctid| context.try_lock(ctid),
+        |ctid, (), _lock| one(context, &*runtime, ctid, removal),
+    );
+    Ok(Report::new("detach", reports))
 }
 
 fn one(
@@ -64,10 +63,8 @@ fn one(
     runtime: &dyn Runtime,
     ctid: &Ctid,
     removal: Removal,
-) -> Result<ContainerReport> {
-    runtime.locate(ctid)?;
-    let _lock = context.lock(ctid)?;
+) -> ContainerReport {
     let log = context.log(ctid);
     let session = Session { host: context.host, runtime, ctid, log: &log };
-    Ok(detach::run(&session, context.events, removal))
+    detach::run(&session, context.events, removal)
 }

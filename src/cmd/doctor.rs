@@ -4,7 +4,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, RuntimeArgument};
+use super::{Context, RuntimeArgument, select};
 use crate::ctid::Ctid;
 use crate::doctor::{ContainerEvidence, Diagnosis};
 use crate::engine::doctor;
@@ -16,7 +16,7 @@ use crate::runtime::{self, Runtime, Session};
 /// Find what is wrong on this host and in its containers, and say what helps
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Containers; without any, all of this node that have to do with NVIDIA
+    /// Containers, also ranges (105-110); without any, all that have to do with NVIDIA
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
     /// How containers are driven: auto, pct, or lxc
@@ -97,17 +97,13 @@ fn containers(
 
 /// The containers that were named, each once; none is known not to be there.
 fn named(names: &[String], runtime: &dyn Runtime) -> Result<Vec<Ctid>> {
-    let mut ctids: Vec<Ctid> = Vec::new();
-    for name in names {
-        let ctid = Ctid::parse(name)?;
+    let ctids = select(names, Some(runtime))?;
+    for ctid in &ctids {
         // That it cannot be read is a finding.
-        if let Err(error) = runtime.locate(&ctid)
+        if let Err(error) = runtime.locate(ctid)
             && error.code() != ExitCode::Host
         {
             return Err(error);
-        }
-        if !ctids.contains(&ctid) {
-            ctids.push(ctid);
         }
     }
     Ok(ctids)

@@ -13,6 +13,7 @@ pub mod prefetch;
 pub mod provision;
 pub mod refresh;
 pub mod status;
+mod targets;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -21,22 +22,23 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use self::targets::{Request, RuntimeArgument, Target, TargetArguments, select};
+
 use crate::cache::Cache;
 use crate::container::passthrough::Method;
 use crate::ctid::Ctid;
+use crate::engine::batch::{self, Batch, OnFailure, Taken};
 use crate::engine::closure::Sha1Bound;
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{PublishedDigest, Supplies};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fetch::{FetchOptions, Fetcher, Network};
-use crate::gpu::GpuAssignment;
+use crate::fleet::Wants;
 use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
-use crate::phoenix::PhoenixConfigs;
 use crate::recipe::{self, CudaMethod, FULL, Overrides, Recipe, Userland};
-use crate::runtime::{self, Choice, Runtime};
 
 /// What every verb is given.
 pub struct Context<'a> {
@@ -48,18 +50,45 @@ pub struct Context<'a> {
     pub run: String,
 }
 
+/// How many containers are worked on at once, and what a failure means for the others.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BatchArguments {
+    /// Work on so many containers at once [default: what cores and memory bear]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub jobs: Option<u16>,
+    /// Begin no further container after the first failure
+    #[arg(long)]
+    pub fail_fast: bool,
+}
+
+impl BatchArguments {
+    /// The run over so many containers.
+    pub fn batch<'a>(&self, context: &Context<'a>, containers: usize) -> Batch<'a> {
+        let borne = || batch::jobs(context.host, containers);
+        Batch {
+            host: context.host,
+            events: context.events,
+            jobs: self.jobs.map_or_else(borne, usize::from),
+            on_failure: match self.fail_fast {
+                true => OnFailure::BeginNoMore,
+                false => OnFailure::GoOn,
+            },
+        }
+    }
+}
+
 /// Which recipe, and what is different from it.
 #[derive(Debug, Clone, Args)]
 pub struct RecipeArguments {
-    /// Recipe: a shipped name, one in /etc/nvstage/recipes, or a path
-    #[arg(long, value_name = "NAME|PATH", default_value = recipe::DEFAULT)]
-    pub recipe: String,
+    /// Recipe: a shipped name, one in /etc/nvstage/recipes, or a path [default: cuda-12-8]
+    #[arg(long, value_name = "NAME|PATH")]
+    pub recipe: Option<String>,
     /// Change a value of the recipe: driver, installer.url, repository.url, packages
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// What of the recipe to install: full, build (to compile), runtime (to run)
-    #[arg(long, value_name = "NAME", default_value = FULL)]
-    pub profile: String,
+    /// What of the recipe to install: full (the default), build (to compile), runtime (to run)
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
     /// How devices get inside: mount (lines for LXC), device (Proxmox VE's dev[n])
     #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     pub passthrough: Option<PassthroughArgument>,
@@ -95,6 +124,15 @@ impl From<PassthroughArgument> for Method {
     }
 }
 
+impl From<Method> for PassthroughArgument {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Mount => Self::Mount,
+            Method::Device => Self::Device,
+        }
+    }
+}
+
 /// [`Userland`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodArgument {
@@ -113,6 +151,15 @@ impl From<MethodArgument> for Userland {
     }
 }
 
+impl From<Userland> for MethodArgument {
+    fn from(method: Userland) -> Self {
+        match method {
+            Userland::Installer => Self::Installer,
+            Userland::Share => Self::Share,
+        }
+    }
+}
+
 /// [`CudaMethod`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CudaArgument {
@@ -127,6 +174,15 @@ impl From<CudaArgument> for CudaMethod {
         match argument {
             CudaArgument::Apt => Self::Apt,
             CudaArgument::Share => Self::Share,
+        }
+    }
+}
+
+impl From<CudaMethod> for CudaArgument {
+    fn from(method: CudaMethod) -> Self {
+        match method {
+            CudaMethod::Apt => Self::Apt,
+            CudaMethod::Share => Self::Share,
         }
     }
 }
@@ -169,74 +225,13 @@ impl MirrorArguments {
     }
 }
 
-/// Which containers, and how they are driven.
-#[derive(Debug, Clone, Args)]
-pub struct TargetArguments {
-    /// Containers: numbers on Proxmox VE, names of plain LXC
-    #[arg(value_name = "CTID")]
-    pub containers: Vec<String>,
-    /// GPUs to pass through: none, all, or a list of indices, PCI addresses, UUIDs (nvstage gpus)
-    #[arg(long, value_name = "LIST")]
-    pub gpus: Option<String>,
-    /// The environment's word, which a file's comes before.
-    #[arg(long = "gpu-assignment", env = "GPU_ASSIGNMENT", hide = true)]
-    pub environment_gpus: Option<String>,
-    /// Containers, GPUs, versions and URLs from a phoenix_lxc_configs.json
-    #[arg(long, value_name = "FILE")]
-    pub from: Option<PathBuf>,
-    /// How containers are driven: auto, pct, or lxc
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeArgument::Auto)]
-    pub runtime: RuntimeArgument,
-}
-
-/// [`Choice`] on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RuntimeArgument {
-    /// pct where it is installed, lxc otherwise
-    Auto,
-    /// Proxmox VE
-    Pct,
-    /// plain LXC
-    Lxc,
-}
-
-impl From<RuntimeArgument> for Choice {
-    fn from(argument: RuntimeArgument) -> Self {
-        match argument {
-            RuntimeArgument::Auto => Self::Auto,
-            RuntimeArgument::Pct => Self::Pct,
-            RuntimeArgument::Lxc => Self::Lxc,
-        }
-    }
-}
-
-/// One container and the GPUs it gets.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// Which container.
-    pub ctid: Ctid,
-    /// Its GPUs.
-    pub gpus: GpuAssignment,
-}
-
-/// What was asked for, before it is compared with the host.
-#[derive(Debug)]
-pub struct Request {
-    /// The recipe with everything that was overridden.
-    pub recipe: Recipe,
-    /// The containers.
-    pub targets: Vec<Target>,
-}
-
 impl RecipeArguments {
     /// The default recipe with these settings, and nothing from the environment.
     pub fn shipped_default(set: Vec<String>) -> Self {
-        let recipe = recipe::DEFAULT.to_owned();
-        let profile = FULL.to_owned();
         Self {
-            recipe,
+            recipe: None,
             set,
-            profile,
+            profile: None,
             passthrough: None,
             method: None,
             cuda: None,
@@ -244,6 +239,17 @@ impl RecipeArguments {
             repository_url: None,
             installer_url: None,
         }
+    }
+
+    /// The same over what a fleet file says of a container, settings apart.
+    fn over(&self, wants: &Wants) -> Self {
+        let mut arguments = self.clone();
+        arguments.recipe = arguments.recipe.or_else(|| wants.recipe.clone());
+        arguments.profile = arguments.profile.or_else(|| wants.profile.clone());
+        arguments.passthrough = arguments.passthrough.or(wants.passthrough.map(Into::into));
+        arguments.method = arguments.method.or(wants.userland.map(Into::into));
+        arguments.cuda = arguments.cuda.or(wants.cuda.map(Into::into));
+        arguments
     }
 
     /// The recipe with what is different from it: by a file, by the environment, by `--set`, each
@@ -259,7 +265,8 @@ impl RecipeArguments {
             packages: None,
         };
         let settings = Overrides::from_settings(&self.set)?;
-        let recipe = load_recipe(context, &self.recipe)?.with_profile(&self.profile)?;
+        let recipe = load_recipe(context, self.recipe.as_deref().unwrap_or(recipe::DEFAULT))?;
+        let recipe = recipe.with_profile(self.profile.as_deref().unwrap_or(FULL))?;
         let recipe = recipe.with(file)?.with(&environment)?.with(&settings)?;
         let recipe = recipe.with_methods(self.method.map(Into::into), self.cuda.map(Into::into));
         Ok(match self.passthrough {
@@ -290,59 +297,6 @@ pub fn load_recipe(context: &Context<'_>, name: &str) -> Result<Recipe> {
             .hint(format!("shipped recipes: {}", Recipe::shipped_names().join(", ")))
     })?;
     Recipe::parse(&text, &path.to_string_lossy())
-}
-
-impl TargetArguments {
-    /// The recipe, the containers and their GPUs, from the command line or the Phoenix file.
-    ///
-    /// # Errors
-    /// Invalid input.
-    pub fn resolve(&self, context: &Context<'_>, recipe: &RecipeArguments) -> Result<Request> {
-        if let Some(path) = &self.from {
-            return self.of_file(context, path, recipe);
-        }
-        let recipe = recipe.resolve(context, &Overrides::default())?;
-        if self.containers.is_empty() {
-            return Err(Error::input("find out which container: none is named")
-                .hint("`nvstage provision 201 202`, or `--from phoenix_lxc_configs.json`"));
-        }
-        let asked = self.gpus.as_deref().or(self.environment_gpus.as_deref());
-        let gpus = GpuAssignment::parse(asked.unwrap_or_else(|| recipe.gpus()))?;
-        let mut targets: Vec<Target> = Vec::new();
-        for name in &self.containers {
-            let ctid = Ctid::parse(name)?;
-            if !targets.iter().any(|target| target.ctid == ctid) {
-                targets.push(Target { ctid, gpus: gpus.clone() });
-            }
-        }
-        Ok(Request { recipe, targets })
-    }
-
-    fn of_file(
-        &self,
-        context: &Context<'_>,
-        path: &Path,
-        recipe: &RecipeArguments,
-    ) -> Result<Request> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::input(format!("read `{}`", path.display())).because(error))?;
-        let configs = PhoenixConfigs::parse(&text, &path.to_string_lossy())?;
-        let recipe = recipe.resolve(context, &configs.overrides())?;
-        let named: Vec<Ctid> =
-            self.containers.iter().map(|name| Ctid::parse(name)).collect::<Result<_>>()?;
-        let own = self.gpus.as_deref().map(GpuAssignment::parse).transpose()?;
-        let target = |(ctid, gpus)| Target { ctid, gpus: own.clone().unwrap_or(gpus) };
-        let targets = configs.requests(&named)?.into_iter().map(target).collect();
-        Ok(Request { recipe, targets })
-    }
-
-    /// The runtime that was asked for.
-    ///
-    /// # Errors
-    /// Host error when it is not there.
-    pub fn runtime<'a>(&self, context: &Context<'a>) -> Result<Box<dyn Runtime + 'a>> {
-        runtime::choose(context.host, self.runtime.into())
-    }
 }
 
 /// Opened cache and network.
@@ -438,14 +392,36 @@ impl Context<'_> {
     /// # Errors
     /// Host error when another one is at work for ten minutes.
     pub fn lock(&self, ctid: &Ctid) -> Result<Lock> {
-        let path = self.host.paths.locks().join(format!("{ctid}.lock"));
-        files::create_directory(&self.host.paths.locks())?;
-        if let Some(lock) = Lock::try_exclusive(&path)? {
-            return Ok(lock);
-        }
-        let text = format!("waiting: another nvstage works on container {ctid}");
+        let holder = match self.try_lock(ctid)? {
+            Taken::Ours(lock) => return Ok(lock),
+            Taken::Busy(holder) => holder,
+        };
+        let text = format!("waiting: {} works on container {ctid}", batch::named(holder));
         self.events.emit(Event::Note { text });
-        Lock::exclusive(&path, Duration::from_secs(600), &self.host.cancel)
-            .map_err(|error| error.on(ctid))
+        let path = self.lock_file(ctid);
+        let lock = Lock::exclusive(&path, Duration::from_secs(600), &self.host.cancel)
+            .map_err(|error| error.on(ctid))?;
+        lock.sign();
+        Ok(lock)
+    }
+
+    /// The same if no other one is at work now.
+    ///
+    /// # Errors
+    /// Host error when the file of the lock cannot be opened.
+    pub fn try_lock(&self, ctid: &Ctid) -> Result<Taken<Lock>> {
+        let path = self.lock_file(ctid);
+        files::create_directory(&self.host.paths.locks())?;
+        match Lock::try_exclusive(&path)? {
+            Some(lock) => {
+                lock.sign();
+                Ok(Taken::Ours(lock))
+            }
+            None => Ok(Taken::Busy(Lock::holder(&path))),
+        }
+    }
+
+    fn lock_file(&self, ctid: &Ctid) -> PathBuf {
+        self.host.paths.locks().join(format!("{ctid}.lock"))
     }
 }

@@ -5,7 +5,8 @@ use clap::Args;
 
 use super::provision;
 use super::{
-    Context, MirrorArguments, RecipeArguments, RuntimeArgument, SourceArguments, TargetArguments,
+    BatchArguments, Context, MirrorArguments, RecipeArguments, RuntimeArgument, SourceArguments,
+    TargetArguments,
 };
 use crate::error::Result;
 use crate::phoenix::PhoenixRequest;
@@ -44,13 +45,17 @@ pub fn run(
             gpus: Some(request.gpus.to_string()),
             environment_gpus: None,
             from: None,
+            all_assigned: false,
+            file: None,
             runtime: RuntimeArgument::Auto,
         },
         recipe: RecipeArguments::shipped_default(settings),
         sources: SourceArguments { trust_tls: false, timeout: 30, offline: false },
         mirror: MirrorArguments::default(),
+        batch: BatchArguments::default(),
         stage: provision::StageArgument::Mount,
         restore_state: false,
+        installer_timeout: provision::INSTALLER_TIMEOUT,
     };
     let mut report = provision::run(context, &arguments)?;
     report.command = "phoenix";

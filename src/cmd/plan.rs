@@ -1,11 +1,12 @@
 //! `nvstage plan CTID…`: what `provision` would do; no container is changed, nothing fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, RecipeArguments, Request, SourceArguments, Stores, Target, TargetArguments};
+use super::{Context, RecipeArguments, SourceArguments, Stores, Target, TargetArguments};
 use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
@@ -20,6 +21,7 @@ use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::facts::Facts;
 use crate::fetch::Network;
+use crate::host::devices::Inventory;
 use crate::host::runlog::RunLog;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
 use crate::runtime::{Runtime, Session};
@@ -108,10 +110,11 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
+    let inventory = Inventory::read(&context.host.paths).map(Arc::new);
     let looked: Vec<_> = request
         .targets
         .iter()
-        .map(|target| (&target.ctid, look_outside(context, &request, &*runtime, target)))
+        .map(|target| (&target.ctid, look_outside(context, &inventory, &*runtime, target)))
         .collect();
     let shares = shares(context, &*runtime, &looked);
     let mut containers = Vec::new();
@@ -146,13 +149,14 @@ struct Looked {
 /// `None` where no GPU is assigned.
 fn look_outside(
     context: &Context<'_>,
-    request: &Request,
+    inventory: &Result<Arc<Inventory>>,
     runtime: &dyn Runtime,
     target: &Target,
 ) -> Result<Option<Looked>> {
     let ctid = &target.ctid;
     runtime.locate(ctid)?;
-    let wish = Wish::resolve(context.host, request.recipe.clone(), &target.gpus)?;
+    let inventory = inventory.as_ref().map_err(Error::clone)?;
+    let wish = Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)?;
     let Some(wish) = wish else { return Ok(None) };
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
     let outside = survey::outside(&session, &wish, None)?;

@@ -1,13 +1,13 @@
 //! `nvstage prefetch`: installer, repository keys and packages into the cache, verified; and the
 //! locks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, RecipeArguments, RuntimeArgument, SourceArguments, Stores};
+use super::{Context, RecipeArguments, RuntimeArgument, SourceArguments, Stores, select};
 use crate::apt::system::System;
 use crate::architecture::Architecture;
 use crate::artifact::Trust;
@@ -24,13 +24,15 @@ use crate::host::devices::Inventory;
 use crate::host::files;
 use crate::lock::Lock;
 use crate::recipe::{Overrides, Recipe};
-use crate::runtime;
+use crate::runtime::{self, Runtime};
+use crate::selection;
 
 /// Download installer, keys and packages into the cache, and verify them
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// What to fetch for: a container, a template's archive, DISTRIBUTION@STATUS-FILE,
-    /// or a DISTRIBUTION for its key alone; all the recipe knows otherwise
+    /// What to fetch for: containers (201, 205-210), a template's archive,
+    /// DISTRIBUTION@STATUS-FILE, or a DISTRIBUTION for its key alone; all the recipe knows
+    /// otherwise
     #[arg(long = "for", value_name = "TARGET")]
     targets: Vec<String>,
     /// Fetch exactly what the lock names
@@ -120,6 +122,21 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Prefetched> {
     Ok(result)
 }
 
+/// What is named, with a container of its own in the place of each range.
+fn each(targets: &[String], runtime: Option<&dyn Runtime>) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for target in targets {
+        // A file comes first, as everywhere here.
+        if Path::new(target).exists() || matches!(selection::range(target), Ok(None)) {
+            all.push(target.clone());
+            continue;
+        }
+        let ctids = select(std::slice::from_ref(target), runtime)?;
+        all.extend(ctids.iter().map(ToString::to_string));
+    }
+    Ok(all)
+}
+
 /// Sorts what is named by distribution and architecture; refuses before anything is fetched.
 fn groups(context: &Context<'_>, arguments: &Arguments, recipe: &Recipe) -> Result<Vec<Group>> {
     let architecture = host_architecture()?;
@@ -131,7 +148,7 @@ fn groups(context: &Context<'_>, arguments: &Arguments, recipe: &Recipe) -> Resu
     };
     let place = Place { host: context.host, runtime, architecture };
     let mut groups: Vec<Group> = Vec::new();
-    for target in &arguments.targets {
+    for target in &each(&arguments.targets, place.runtime.as_ref().ok().copied())? {
         let subject = systems::find(target, &distributions, &place)?;
         recipe.repository(&subject.distribution, subject.architecture)?;
         let same = |group: &&mut Group| {

@@ -1,13 +1,17 @@
 //! `nvstage provision CTID…`: the main job.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{
-    Context, MirrorArguments, RecipeArguments, Request, SourceArguments, Stores, Target,
-    TargetArguments,
+    BatchArguments, Context, MirrorArguments, RecipeArguments, Request, SourceArguments, Stores,
+    Target, TargetArguments,
 };
 use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
+use crate::engine::batch::{Batch, Ended, Entry};
 use crate::engine::provision::{self, Manner, Means};
 use crate::engine::sharing;
 use crate::engine::supplies::{Driver, Supplies};
@@ -15,7 +19,10 @@ use crate::engine::survey;
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::host::devices::Inventory;
+use crate::host::files::Lock;
 use crate::host::runlog::RunLog;
+use crate::recipe::Recipe;
 use crate::report::{ContainerReport, Outcome, Report, Step};
 use crate::runtime::{Runtime, Session};
 
@@ -30,13 +37,22 @@ pub struct Arguments {
     pub(crate) sources: SourceArguments,
     #[command(flatten)]
     pub(crate) mirror: MirrorArguments,
+    #[command(flatten)]
+    pub(crate) batch: BatchArguments,
     /// How the installer gets inside: mount (nothing is copied), or push
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = StageArgument::Mount)]
     pub(crate) stage: StageArgument,
     /// Stop a container again at the end that was stopped before
     #[arg(long)]
     pub(crate) restore_state: bool,
+    /// End NVIDIA's installer in a container after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = INSTALLER_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) installer_timeout: u32,
 }
+
+/// Seconds that an installer may take: it takes some from a tree, a minute or two from an xz
+/// archive.
+pub(crate) const INSTALLER_TIMEOUT: u32 = 1800;
 
 /// [`Stage`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -65,9 +81,20 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
             false => AtTheEnd::KeepRunning,
         },
         rules: arguments.mirror.rules(),
+        installer_limit: Duration::from_secs(arguments.installer_timeout.into()),
     };
     let stores = Stores::open(context, &arguments.sources)?;
-    carry_out(context, &request, (&*runtime, &stores), manner)
+    let work = Work { context, runtime: &*runtime, supplies: &stores.supplies(context), manner };
+    let batch = arguments.batch.batch(context, request.targets.len());
+    Ok(Report::new("provision", work.carry_out(&request, &batch)))
+}
+
+/// What is the same for every container of a run.
+struct Work<'a> {
+    context: &'a Context<'a>,
+    runtime: &'a dyn Runtime,
+    supplies: &'a Supplies<'a>,
+    manner: Manner,
 }
 
 /// What becomes of one container before anything is fetched.
@@ -77,123 +104,117 @@ enum Prepared {
     Ended(ContainerReport),
 }
 
-fn carry_out(
-    context: &Context<'_>,
-    request: &Request,
-    means: (&dyn Runtime, &Stores),
-    manner: Manner,
-) -> Result<Report> {
-    let (runtime, stores) = means;
-    let prepared: Vec<(&Ctid, Prepared)> = request
-        .targets
-        .iter()
-        .map(|target| (&target.ctid, prepare(context, request, runtime, target)))
-        .collect();
-    tell_of_sharing(context, runtime, &prepared);
-    let supplies = stores.supplies(context);
-    let first = prepared.iter().find_map(|(_, prepared)| match prepared {
-        Prepared::Ready(wish, _) => Some(wish),
-        Prepared::Ended(_) => None,
-    });
-    // Once for all of them: they differ in their GPUs only.
-    let driver = first.map(|wish| obtain(&supplies, wish));
-    let mut reports = Vec::new();
-    for (ctid, prepared) in prepared {
-        let report = match (prepared, &driver) {
-            (Prepared::Ended(report), _) => report,
-            (Prepared::Ready(..), Some(Err(error))) => failed(ctid, error.clone()),
-            (Prepared::Ready(..), None) => failed(ctid, Error::general("prepare its installer")),
-            (Prepared::Ready(wish, _), Some(Ok(driver))) => {
-                let means = provision::Means { wish: &wish, driver, supplies: &supplies, manner };
-                one(context, runtime, ctid, &means)
-            }
+/// The installers of a run, each obtained once for all containers that get the same recipe.
+type Drivers = Vec<(Arc<Recipe>, Result<Driver>)>;
+
+impl Work<'_> {
+    fn carry_out(&self, request: &Request, batch: &Batch<'_>) -> Vec<ContainerReport> {
+        let inventory = Inventory::read(&self.context.host.paths).map(Arc::new);
+        let prepared: Vec<(&Ctid, Prepared)> = request
+            .targets
+            .iter()
+            .map(|target| (&target.ctid, self.prepare(&inventory, target)))
+            .collect();
+        self.tell_of_sharing(&prepared);
+        let drivers = self.drivers(&prepared);
+        let entry = |(ctid, prepared): (&Ctid, Prepared)| {
+            let entry = match prepared {
+                Prepared::Ready(wish, _) => Entry::Ready(wish),
+                Prepared::Ended(report) => Entry::Ended(report),
+            };
+            (ctid.clone(), entry)
         };
-        if let Some(error) = &report.error {
-            // At once, before the next container's steps push it off the screen.
-            context.events.emit(Event::Failed { text: error.to_string() });
+        batch.run(
+            prepared.into_iter().map(entry).collect(),
+            |ctid| self.context.try_lock(ctid),
+            |ctid, wish, lock| self.one(ctid, wish, (&drivers, lock)),
+        )
+    }
+
+    /// Everything that can be refused without looking inside, before gigabytes are fetched.
+    fn prepare(&self, inventory: &Result<Arc<Inventory>>, target: &Target) -> Prepared {
+        let Self { context, runtime, .. } = *self;
+        let ctid = &target.ctid;
+        let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
+        let wish = runtime
+            .locate(ctid)
+            .and_then(|_| inventory.as_ref().map_err(Error::clone))
+            .and_then(|inventory| {
+                Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)
+            })
+            .and_then(|wish| match wish {
+                Some(wish) => survey::outside(&session, &wish, None)
+                    .map(|outside| Some((Box::new(wish), Box::new(outside.edit.config)))),
+                None => Ok(None),
+            });
+        match wish {
+            Ok(Some((wish, config))) => Prepared::Ready(wish, config),
+            Ok(None) => {
+                let mut report = ContainerReport::new(ctid);
+                let why = "no GPU is assigned, nothing to do".to_owned();
+                report.add(Step::Passthrough, Outcome::Unchanged(why), Duration::ZERO);
+                Prepared::Ended(report)
+            }
+            Err(error) => Prepared::Ended(ContainerReport::failed(ctid, error.on(ctid))),
         }
-        reports.push(report);
     }
-    Ok(Report::new("provision", reports))
-}
 
-/// Says once for each container which others have its GPUs too, now or after this run.
-fn tell_of_sharing(context: &Context<'_>, runtime: &dyn Runtime, prepared: &[(&Ctid, Prepared)]) {
-    let mut planned = Vec::new();
-    let mut wishes = Vec::new();
-    for (ctid, prepared) in prepared {
-        if let Prepared::Ready(wish, config) = prepared {
-            planned.push((*ctid, &**config));
-            wishes.push((*ctid, &**wish));
+    /// Says once for each container which others have its GPUs too, now or after this run.
+    fn tell_of_sharing(&self, prepared: &[(&Ctid, Prepared)]) {
+        let events = self.context.events;
+        let mut planned = Vec::new();
+        let mut wishes = Vec::new();
+        for (ctid, prepared) in prepared {
+            if let Prepared::Ready(wish, config) = prepared {
+                planned.push((*ctid, &**config));
+                wishes.push((*ctid, &**wish));
+            }
+        }
+        let Some((_, first)) = wishes.first() else { return };
+        let shares = sharing::foreseen(self.runtime, &first.inventory, &planned, events);
+        for (ctid, wish) in wishes {
+            if let Some(others) = sharing::others(&shares, ctid, &wish.gpus) {
+                events.emit(Event::Note { text: format!("container {ctid}: {others}") });
+            }
         }
     }
-    let Some((_, first)) = wishes.first() else { return };
-    let shares = sharing::foreseen(runtime, &first.inventory, &planned, context.events);
-    for (ctid, wish) in wishes {
-        if let Some(others) = sharing::others(&shares, ctid, &wish.gpus) {
-            let text = format!("container {ctid}: {others}");
-            context.events.emit(Event::Note { text });
+
+    fn drivers(&self, prepared: &[(&Ctid, Prepared)]) -> Drivers {
+        let mut drivers = Drivers::new();
+        for (_, prepared) in prepared {
+            if let Prepared::Ready(wish, _) = prepared
+                && !drivers.iter().any(|(recipe, _)| *recipe == wish.recipe)
+            {
+                drivers.push((Arc::clone(&wish.recipe), self.obtain(wish)));
+            }
         }
+        drivers
     }
-}
 
-/// The installer; for a recipe without a repository it is written down at once, otherwise with the
-/// repository of each distribution.
-fn obtain(supplies: &Supplies<'_>, wish: &Wish) -> Result<Driver> {
-    let driver = supplies.driver(&wish.recipe, &wish.version, wish.architecture)?;
-    if wish.recipe.packages().is_empty() {
-        supplies.record(&wish.recipe, ("any", wish.architecture), &driver, None)?;
-    }
-    Ok(driver)
-}
-
-fn failed(ctid: &Ctid, error: Error) -> ContainerReport {
-    let mut report = ContainerReport::new(ctid);
-    report.add(Step::Facts, Outcome::Failed(error.what().to_owned()), std::time::Duration::ZERO);
-    report.fail(error);
-    report
-}
-
-/// Everything that can be refused without looking inside, before gigabytes are fetched.
-fn prepare(
-    context: &Context<'_>,
-    request: &Request,
-    runtime: &dyn Runtime,
-    target: &Target,
-) -> Prepared {
-    let ctid = &target.ctid;
-    let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
-    let wish = runtime
-        .locate(ctid)
-        .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus))
-        .and_then(|wish| match wish {
-            Some(wish) => survey::outside(&session, &wish, None)
-                .map(|outside| Some((Box::new(wish), Box::new(outside.edit.config)))),
-            None => Ok(None),
-        });
-    match wish {
-        Ok(Some((wish, config))) => Prepared::Ready(wish, config),
-        Ok(None) => {
-            let mut report = ContainerReport::new(ctid);
-            let why = "no GPU is assigned, nothing to do".to_owned();
-            report.add(Step::Passthrough, Outcome::Unchanged(why), std::time::Duration::ZERO);
-            Prepared::Ended(report)
+    /// The installer; for a recipe without a repository it is written down at once, otherwise with
+    /// the repository of each distribution.
+    fn obtain(&self, wish: &Wish) -> Result<Driver> {
+        self.context.host.cancel.check()?;
+        let supplies = self.supplies;
+        let driver = supplies.driver(&wish.recipe, &wish.version, wish.architecture)?;
+        if wish.recipe.packages().is_empty() {
+            supplies.record(&wish.recipe, ("any", wish.architecture), &driver, None)?;
         }
-        Err(error) => Prepared::Ended(failed(ctid, error.on(ctid))),
+        Ok(driver)
     }
-}
 
-fn one(
-    context: &Context<'_>,
-    runtime: &dyn Runtime,
-    ctid: &Ctid,
-    means: &Means<'_>,
-) -> ContainerReport {
-    let _lock = match context.lock(ctid) {
-        Ok(lock) => lock,
-        Err(error) => return failed(ctid, error),
-    };
-    let log = context.log(ctid);
-    let session = Session { host: context.host, runtime, ctid, log: &log };
-    provision::run(&session, means)
+    /// The lock is held until its job is done.
+    fn one(&self, ctid: &Ctid, wish: &Wish, given: (&Drivers, Lock)) -> ContainerReport {
+        let (drivers, _lock) = given;
+        let of_recipe = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe);
+        let driver = match of_recipe.map(|(_, driver)| driver) {
+            Some(Ok(driver)) => driver,
+            Some(Err(error)) => return ContainerReport::failed(ctid, error.clone()),
+            None => return ContainerReport::failed(ctid, Error::general("prepare its installer")),
+        };
+        let Self { context, runtime, supplies, manner } = *self;
+        let log = context.log(ctid);
+        let session = Session { host: context.host, runtime, ctid, log: &log };
+        provision::run(&session, &Means { wish, driver, supplies, manner })
+    }
 }

@@ -1,11 +1,15 @@
 //! `nvstage verify CTID…`: the checks alone; nothing is changed. Every file of the driver is read.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Context, RecipeArguments, SourceArguments, Stores, TargetArguments};
+use super::{
+    BatchArguments, Context, RecipeArguments, SourceArguments, Stores, Target, TargetArguments,
+};
 use crate::ctid::Ctid;
+use crate::engine::batch::{Entry, Taken};
 use crate::engine::check::{self, Evidence};
 use crate::engine::driver::{self, Package};
 use crate::engine::provision::judge;
@@ -15,7 +19,7 @@ use crate::engine::survey::{self, Look};
 use crate::engine::tenant::Known;
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
-use crate::event::Event;
+use crate::host::devices::Inventory;
 use crate::report::{ContainerReport, Outcome, Report, Step};
 use crate::runtime::{Runtime, Session};
 
@@ -28,6 +32,8 @@ pub struct Arguments {
     recipe: RecipeArguments,
     #[command(flatten)]
     sources: SourceArguments,
+    #[command(flatten)]
+    batch: BatchArguments,
 }
 
 /// Runs the verb.
@@ -38,37 +44,54 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
     let request = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
-    let supplies = stores.supplies(context);
-    let mut reports = Vec::new();
-    for target in &request.targets {
+    let work = Work {
+        context,
+        runtime: &*runtime,
+        supplies: &stores.supplies(context),
+        inventory: Inventory::read(&context.host.paths).map(Arc::new),
+    };
+    let batch = arguments.batch.batch(context, request.targets.len());
+    let entries = request.targets.into_iter().map(|target| {
+        let ctid = target.ctid.clone();
+        (ctid, Entry::Ready(target))
+    });
+    let reports =
+        batch.run(entries.collect(), |_| Ok(Taken::Ours(())), |_, target, ()| work.one(target));
+    Ok(Report::new("verify", reports))
+}
+
+/// What is the same for every container of a run.
+struct Work<'a> {
+    context: &'a Context<'a>,
+    runtime: &'a dyn Runtime,
+    supplies: &'a Supplies<'a>,
+    inventory: Result<Arc<Inventory>>,
+}
+
+impl Work<'_> {
+    fn one(&self, target: &Target) -> ContainerReport {
         let mut report = ContainerReport::new(&target.ctid);
-        let wish = runtime
-            .locate(&target.ctid)
-            .and_then(|_| Wish::resolve(context.host, request.recipe.clone(), &target.gpus));
-        let verified = match wish {
-            Ok(Some(wish)) => {
-                let at_hand =
-                    supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture);
-                at_hand.and_then(|(_, driver)| {
-                    let what = (&target.ctid, &wish, driver.as_ref());
-                    one(context, (&*runtime, &supplies), what, &mut report)
-                })
-            }
-            Ok(None) => {
-                let why = "no GPU is assigned, nothing to check".to_owned();
-                report.add(Step::Checks, Outcome::Skipped(why), std::time::Duration::ZERO);
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = verified {
-            let error = error.on(&target.ctid);
-            context.events.emit(Event::Failed { text: error.to_string() });
+        if let Err(error) = self.verify(target, &mut report) {
             report.fail(error);
         }
-        reports.push(report);
+        report
     }
-    Ok(Report::new("verify", reports))
+
+    fn verify(&self, target: &Target, report: &mut ContainerReport) -> Result<()> {
+        let Self { context, runtime, supplies, .. } = *self;
+        runtime.locate(&target.ctid)?;
+        let inventory = self.inventory.as_ref().map_err(Error::clone)?;
+        let wish = Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)?;
+        let Some(wish) = wish else {
+            let why = "no GPU is assigned, nothing to check".to_owned();
+            report.add(Step::Checks, Outcome::Skipped(why), Duration::ZERO);
+            return Ok(());
+        };
+        let (_, driver) =
+            supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
+        let what = (&target.ctid, &wish, driver.as_ref());
+        one(context, (runtime, supplies), what, report)
+    }
 }
 
 fn one(

@@ -30,8 +30,6 @@ const INSTALL: &str = concat!(include_str!("../prelude.sh"), include_str!("insta
 const RUN: &str = "/root/.nvstage.run";
 /// The installer's log inside the container.
 const LOG: &str = "/var/log/nvstage-nvidia-installer.log";
-/// An installer takes seconds from a tree, a minute or two from an xz archive.
-const LIMIT: Duration = Duration::from_secs(1800);
 /// Threads that hash the files of one container; several containers may be worked on at once.
 const MOST_THREADS: usize = 4;
 
@@ -262,17 +260,18 @@ pub fn stage<'a>(
 }
 
 impl Staged<'_> {
-    /// Runs the installer and judges the result: its status, its log, and every destination.
+    /// Runs the installer, which is ended after `limit`, and judges the result: its status, its log,
+    /// and every destination.
     ///
     /// # Errors
     /// Install error with the diagnosis and the end of the installer's log.
-    pub fn install(&mut self, package: Package<'_>) -> Result<()> {
+    pub fn install(&mut self, package: Package<'_>, limit: Duration) -> Result<()> {
         let tree = if self.shown.is_some() { shown::PLACE } else { "-" };
         let sha256 = package.driver.file.digest().to_string();
         let mut arguments: Vec<String> = [tree, RUN, &sha256, LOG].map(str::to_owned).into();
         let installer_options = package.recipe.installer_options();
         arguments.extend(options::flags(installer_options, package.version, LOG));
-        let inside = Inside { script: INSTALL, arguments, limit: LIMIT };
+        let inside = Inside { script: INSTALL, arguments, limit };
         let ran = self.session.run_inside(&inside)?;
         self.clean = self.shown.is_some() || ran.answer.has("end");
         let failed = || Error::install(format!("install driver {}", package.version));
@@ -297,8 +296,10 @@ impl Staged<'_> {
                 .hint("start it, and run the command again: what is half-installed is repaired"));
         }
         if ran.ended == Ended::Exited(124) || ran.ended == Ended::TimedOut {
-            let limit = LIMIT.as_secs();
-            return Err(failed().because(format!("the installer did not end within {limit} s")));
+            let limit = limit.as_secs();
+            return Err(failed()
+                .because(format!("the installer did not end within {limit} s"))
+                .hint("`--installer-timeout SECONDS` gives it longer"));
         }
         let status = ran.answer.number("status").unwrap_or(match ran.ended {
             Ended::Exited(status) => status,

@@ -2,8 +2,10 @@
 //!
 //! Order of events: [`wish`] says what should be, [`survey`] what is, [`crate::plan`] compares;
 //! [`supplies`] fetches and verifies; [`provision`] carries out the steps ([`configure`],
-//! [`driver`], [`packages`]); [`check`] judges the result. [`detach`] is the way back.
+//! [`driver`], [`packages`]); [`check`] judges the result. [`detach`] is the way back. [`batch`] does all that
+//! to many containers at once.
 
+pub mod batch;
 pub mod bundle;
 pub mod chain;
 pub mod check;

@@ -354,7 +354,7 @@ impl Known {
         }
         let root = pid.map(|pid| survey::root(session, pid)).transpose()?;
         let mut own = Own::default();
-        let mut apt = wish.recipe.clone();
+        let mut apt = (*wish.recipe).clone();
         if let (true, Some(root)) = (ways.share(), &root) {
             let system = survey::system(root, wish.architecture)?;
             let mut packages = Vec::new();

@@ -1,6 +1,7 @@
 //! What was asked for, resolved against this host: version, GPUs, device nodes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::architecture::Architecture;
 use crate::container::passthrough::DeviceNode;
@@ -31,17 +32,17 @@ pub enum AtTheEnd {
     RestoreState,
 }
 
-/// What was asked for, the same for every container of one run.
+/// What was asked for of one container.
 #[derive(Debug)]
 pub struct Wish {
     /// The recipe, with everything overridden that the user overrode.
-    pub recipe: Recipe,
+    pub recipe: Arc<Recipe>,
     /// The driver's version.
     pub version: DriverVersion,
     /// What this host runs on.
     pub architecture: Architecture,
-    /// The host's kernel module and GPUs.
-    pub inventory: Inventory,
+    /// The host's kernel module and GPUs, read once for all containers of a run.
+    pub inventory: Arc<Inventory>,
     /// The GPUs as the user named them.
     pub assignment: GpuAssignment,
     /// The GPUs to pass through.
@@ -90,11 +91,12 @@ impl Wish {
     /// another driver, for missing or outdated nodes, or a module of another version.
     pub fn resolve(
         host: &Host,
-        recipe: Recipe,
+        inventory: &Arc<Inventory>,
+        recipe: &Arc<Recipe>,
         assignment: &GpuAssignment,
     ) -> Result<Option<Self>> {
         let architecture = host_architecture()?;
-        let inventory = Inventory::read(&host.paths)?;
+        let (inventory, recipe) = (Arc::clone(inventory), Arc::clone(recipe));
         let gpus = assignment.resolve(&inventory.gpus, &inventory.pci)?;
         if gpus.is_empty() {
             return Ok(None);

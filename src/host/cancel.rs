@@ -1,59 +1,109 @@
 //! SIGINT, SIGTERM and SIGHUP as a value that work in progress can look at and wait on.
+//!
+//! There are two degrees. After the first SIGINT nothing new begins and what runs is finished. A
+//! second one, SIGTERM and SIGHUP end what runs.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
+
+/// How soon the work is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nothing new begins; what runs is finished.
+    Finish,
+    /// What runs is ended.
+    AtOnce,
+}
 
 /// Whether the work was asked to stop. Cloning gives another handle on the same request.
 #[derive(Debug, Clone)]
 pub struct Cancel {
-    asked: Arc<AtomicBool>,
-    // Readable for ever once asked: nobody drains it.
-    signal: Arc<OwnedFd>,
-    _keep: Arc<OwnedFd>,
+    finish: Flag,
+    at_once: Flag,
+}
+
+/// Set once, and readable for ever then: nobody drains it.
+#[derive(Debug, Clone)]
+struct Flag {
+    is_set: Arc<AtomicBool>,
+    reader: Arc<OwnedFd>,
+    writer: Arc<OwnedFd>,
+}
+
+impl Flag {
+    fn new() -> io::Result<Self> {
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let is_set = Arc::new(AtomicBool::new(false));
+        Ok(Self { is_set, reader: Arc::new(reader), writer: Arc::new(writer) })
+    }
+
+    fn set(&self) {
+        if !self.is_set.swap(true, Ordering::Relaxed) {
+            // One byte into an empty pipe that is open on both sides.
+            let _ = nix::unistd::write(&self.writer, b"!");
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Relaxed)
+    }
 }
 
 impl Cancel {
     /// Catches SIGINT, SIGTERM and SIGHUP for the whole process from now on.
     ///
     /// # Errors
-    /// When the pipe or the handlers cannot be made.
+    /// When the handlers, their pipes or their thread cannot be made.
     pub fn on_signals() -> io::Result<Self> {
-        let (cancel, writer) = Self::unset()?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&cancel.asked))?;
-            signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
-        }
+        let cancel = Self::never()?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let asked = cancel.clone();
+        let listen = move || {
+            for signal in signals.forever() {
+                asked.ask(match signal {
+                    SIGINT if !asked.is_asked() => Urgency::Finish,
+                    _ => Urgency::AtOnce,
+                });
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
         Ok(cancel)
     }
 
     /// One that no signal ever sets.
     ///
     /// # Errors
-    /// When the pipe cannot be made.
+    /// When a pipe cannot be made.
     pub fn never() -> io::Result<Self> {
-        Ok(Self::unset()?.0)
+        Ok(Self { finish: Flag::new()?, at_once: Flag::new()? })
     }
 
-    fn unset() -> io::Result<(Self, Arc<OwnedFd>)> {
-        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-        let writer = Arc::new(writer);
-        let cancel = Self {
-            asked: Arc::new(AtomicBool::new(false)),
-            signal: Arc::new(reader),
-            _keep: Arc::clone(&writer),
-        };
-        Ok((cancel, writer))
+    /// Asks the work to stop, as a signal does.
+    pub fn ask(&self, urgency: Urgency) {
+        // The graver one first: who sees that it was asked also sees how.
+        if urgency == Urgency::AtOnce {
+            self.at_once.set();
+        }
+        self.finish.set();
     }
 
-    /// Whether the work was asked to stop.
+    /// Whether the work was asked to stop: nothing new begins.
     pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.finish.is_set()
+    }
+
+    /// Whether what runs is to be ended too.
+    pub fn is_at_once(&self) -> bool {
+        self.at_once.is_set()
     }
 
     /// Fails with the interruption error once the work was asked to stop.
@@ -66,6 +116,89 @@ impl Cancel {
 
     /// A descriptor that becomes readable, for good, when the work is asked to stop.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.signal.as_fd()
+        self.finish.reader.as_fd()
+    }
+
+    /// A descriptor that becomes readable, for good, when what runs is to be ended.
+    pub fn at_once_fd(&self) -> BorrowedFd<'_> {
+        self.at_once.reader.as_fd()
+    }
+
+    /// Does `work`; `tell` is called from another thread when it is asked to stop meanwhile, and
+    /// once more when it is to stop at once.
+    pub fn watched<T>(&self, tell: impl Fn(Urgency) + Sync, work: impl FnOnce() -> T) -> T {
+        let Ok((reader, writer)) = io::pipe() else { return work() };
+        std::thread::scope(|scope| {
+            let tell = &tell;
+            scope.spawn(move || self.tell_until(reader.as_fd(), tell));
+            let result = work();
+            drop(writer);
+            result
+        })
+    }
+
+    /// Tells of each degree once, until `over` is at its end.
+    fn tell_until(&self, over: BorrowedFd<'_>, tell: &dyn Fn(Urgency)) {
+        let mut told = None;
+        while told != Some(Urgency::AtOnce) {
+            let next = if told.is_none() { self.as_fd() } else { self.at_once_fd() };
+            let mut watched =
+                [PollFd::new(next, PollFlags::POLLIN), PollFd::new(over, PollFlags::POLLIN)];
+            match poll(&mut watched, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                Err(_) => return,
+                Ok(_) if watched[1].any() == Some(true) => return,
+                Ok(_) => {}
+            }
+            let urgency = if self.is_at_once() { Urgency::AtOnce } else { Urgency::Finish };
+            if told < Some(urgency) {
+                tell(urgency);
+                told = Some(urgency);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn the_graver_degree_includes_the_other() {
+        let cancel = Cancel::never().unwrap();
+        assert!(!cancel.is_asked() && !cancel.is_at_once());
+        cancel.ask(Urgency::Finish);
+        assert!(cancel.is_asked() && !cancel.is_at_once());
+        cancel.ask(Urgency::AtOnce);
+        assert!(cancel.is_asked() && cancel.is_at_once());
+    }
+
+    #[test]
+    fn each_degree_is_told_once_while_the_work_goes_on() {
+        let cancel = Cancel::never().unwrap();
+        let told = Mutex::new(Vec::new());
+        let count = || told.lock().unwrap().len();
+        cancel.watched(
+            |urgency| told.lock().unwrap().push(urgency),
+            || {
+                cancel.ask(Urgency::Finish);
+                while count() < 1 {
+                    std::thread::yield_now();
+                }
+                cancel.ask(Urgency::AtOnce);
+                while count() < 2 {
+                    std::thread::yield_now();
+                }
+            },
+        );
+        assert_eq!(told.into_inner().unwrap(), [Urgency::Finish, Urgency::AtOnce]);
+    }
+
+    #[test]
+    fn work_that_nobody_interrupts_ends_without_a_word() {
+        let cancel = Cancel::never().unwrap();
+        assert_eq!(cancel.watched(|_| unreachable!(), || 7), 7);
     }
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -253,6 +253,20 @@ impl Lock {
         Ok(lock)
     }
 
+    /// Writes this process's number into the file, for [`Lock::holder`]. It serves messages alone:
+    /// that it cannot be written is no reason to fail.
+    pub fn sign(&self) {
+        let text = format!("{}\n", std::process::id());
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0));
+    }
+
+    /// The process that has signed the lock at this path, if it still runs. Only who finds the lock
+    /// held may believe it.
+    pub fn holder(path: &Path) -> Option<u32> {
+        let pid: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
+    }
+
     /// The file that is locked.
     pub fn path(&self) -> &Path {
         &self.path
@@ -363,6 +377,23 @@ mod tests {
         let first = Lock::shared(&path, Duration::ZERO, &cancel).unwrap();
         let second = Lock::shared(&path, Duration::ZERO, &cancel).unwrap();
         assert_eq!(first.path(), second.path());
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_known_by_its_number_while_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        assert_eq!(Lock::holder(&path), None);
+        let held = Lock::try_exclusive(&path).unwrap().unwrap();
+        held.sign();
+        assert_eq!(Lock::holder(&path), Some(std::process::id()));
+        // No process has a number that large.
+        held.file().set_len(0).unwrap();
+        held.file().write_all_at(b"99999999\n", 0).unwrap();
+        assert_eq!(Lock::holder(&path), None);
+        held.sign();
+        let text = format!("{}\n", std::process::id());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The live machine: processes, files, locks, mounts, signals. The only floor that touches it.
 
 pub mod cancel;
+pub mod capacity;
 pub mod devices;
 pub mod files;
 pub mod image;

@@ -92,7 +92,7 @@ pub enum Ended {
     Signalled(i32),
     /// It took too long and was ended.
     TimedOut,
-    /// The work was asked to stop, and it was ended.
+    /// The work was to stop at once, and it was ended.
     Cancelled,
 }
 
@@ -144,8 +144,8 @@ pub trait Processes: Sync {
     /// Runs a command to its end, whatever that is, and writes it to the log.
     ///
     /// # Errors
-    /// Host error when it cannot be started at all, the interruption error when the work was
-    /// asked to stop meanwhile.
+    /// Host error when it cannot be started at all, the interruption error when the work is to
+    /// stop at once. Asked merely to finish, it runs to its end.
     fn run(&self, command: Command, log: &RunLog) -> Result<Finished>;
 
     /// The same for clean-up: it runs although the work was asked to stop.
@@ -163,7 +163,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Processes that end when `cancel` is asked.
+    /// Processes that end when `cancel` is to stop at once.
     ///
     /// # Errors
     /// When no pipe can be made.
@@ -174,7 +174,9 @@ impl Live {
 
 impl Processes for Live {
     fn run(&self, command: Command, log: &RunLog) -> Result<Finished> {
-        self.cancel.check()?;
+        if self.cancel.is_at_once() {
+            return Err(Error::interrupted());
+        }
         let finished = run(command, log, &self.cancel)?;
         if finished.ended == Ended::Cancelled { Err(Error::interrupted()) } else { Ok(finished) }
     }
@@ -221,7 +223,7 @@ fn watch(mut child: Child, limit: Duration, cancel: &Cancel) -> io::Result<Watch
     loop {
         let mut descriptors = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
         if ending.is_none() {
-            descriptors.push(PollFd::new(cancel.as_fd(), PollFlags::POLLIN));
+            descriptors.push(PollFd::new(cancel.at_once_fd(), PollFlags::POLLIN));
         }
         for pipe in [&stdout, &stderr].into_iter().filter_map(|stream| stream.pipe.as_ref()) {
             descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
@@ -235,7 +237,7 @@ fn watch(mut child: Child, limit: Duration, cancel: &Cancel) -> io::Result<Watch
             Err(error) => return Err(error.into()),
         }
         let is_over = descriptors[0].any().unwrap_or(false);
-        let is_cancelled = ending.is_none() && cancel.is_asked();
+        let is_cancelled = ending.is_none() && cancel.is_at_once();
         drop(descriptors);
         stdout.take_what_is_there();
         stderr.take_what_is_there();
@@ -335,6 +337,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::cancel::Urgency;
 
     fn shell(script: &str, limit: Duration) -> Command {
         Command::new("/bin/sh", limit).args(["-c", script])
@@ -380,6 +383,20 @@ mod tests {
         let finished = live().run(shell("sleep 20 & echo done", GRACE), &RunLog::none()).unwrap();
         assert_eq!(finished.stdout, b"done\n");
         assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn a_command_is_finished_when_the_work_is_asked_to_stop_and_ended_when_at_once() {
+        let cancel = Cancel::never().unwrap();
+        cancel.ask(Urgency::Finish);
+        let live = Live::new(cancel.clone()).unwrap();
+        let finished = live.run(shell("echo done", GRACE), &RunLog::none()).unwrap();
+        assert_eq!(finished.stdout, b"done\n");
+        cancel.ask(Urgency::AtOnce);
+        let error = live.run(shell("echo done", GRACE), &RunLog::none()).unwrap_err();
+        assert!(error.is_interrupted(), "{error}");
+        let finished = live.run_regardless(shell("echo done", GRACE), &RunLog::none()).unwrap();
+        assert_eq!(finished.stdout, b"done\n");
     }
 
     #[test]

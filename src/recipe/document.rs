@@ -128,24 +128,34 @@ struct Probe {
     schema: Option<i64>,
 }
 
-/// Reads a file of the known format; `origin` is its path or name, for the message.
+/// Reads a recipe, or a file that recipes share; `origin` is its path or name, for the message.
 pub(super) fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T> {
-    let fail = |error: toml::de::Error| explain(&error, text, origin);
+    read_file(text, &format!("the recipe `{origin}`"))
+}
+
+/// Reads a file of the known format; `file` names it in the message: ``the recipe `mine.toml` ``.
+///
+/// # Errors
+/// Invalid input that names the line, and for a misspelled key the nearest known one.
+pub(crate) fn read_file<T: DeserializeOwned>(text: &str, file: &str) -> Result<T> {
+    let fail = |error: toml::de::Error| explain(&error, text, file);
     let probe: Probe = toml::from_str(text).map_err(fail)?;
     match probe.schema {
         Some(SCHEMA) => toml::from_str(text).map_err(fail),
-        Some(other) => Err(Error::input(format!("read the recipe `{origin}`"))
+        Some(other) => Err(Error::input(format!("read {file}"))
             .because(format!("its schema is {other}; this nvstage reads {SCHEMA}"))),
-        None => Err(Error::input(format!("read the recipe `{origin}`"))
+        None => Err(Error::input(format!("read {file}"))
             .because(format!("it does not say `schema = {SCHEMA}`"))),
     }
 }
 
-fn explain(error: &toml::de::Error, text: &str, origin: &str) -> Error {
-    let line = error.span().map(|span| {
-        let before = text.get(..span.start).unwrap_or(text);
-        before.matches('\n').count() + 1
-    });
+/// The number of the line that has the byte at `position`.
+pub(crate) fn line_of(text: &str, position: usize) -> usize {
+    text.get(..position).unwrap_or(text).matches('\n').count() + 1
+}
+
+fn explain(error: &toml::de::Error, text: &str, file: &str) -> Error {
+    let line = error.span().map(|span| line_of(text, span.start));
     let place = line.map(|line| format!(" at line {line}")).unwrap_or_default();
     let message = error.message().trim().replace('\n', ", ");
     let cause = match misspelled(&message) {
@@ -154,7 +164,7 @@ fn explain(error: &toml::de::Error, text: &str, origin: &str) -> Error {
         }
         None => format!("{message}{place}"),
     };
-    Error::input(format!("read the recipe `{origin}`")).because(cause)
+    Error::input(format!("read {file}")).because(cause)
 }
 
 /// What serde says of an unknown field or variant: which of the two, the word, the known words.

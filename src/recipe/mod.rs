@@ -4,7 +4,7 @@
 //! all recipes share: the pinned installers and the repositories with the packages that are denied.
 //! What a recipe says itself comes before what is shared.
 
-mod document;
+pub(crate) mod document;
 mod installer;
 mod method;
 mod nearest;

@@ -20,6 +20,9 @@ open_world() {
     flock -n 9 || { say 'another builder is at work, waiting'; flock 9; }
 }
 
+# next_version VERSION: the version of a driver that would follow.
+next_version() { printf '%s.%02d\n' "${1%.*}" "$((10#${1##*.} + 1))"; }
+
 # need_packages NAME…: installs those of Debian's packages that are missing.
 need_packages() {
     local missing

@@ -9,6 +9,7 @@ mod passthrough;
 mod shared;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use self::goods::Goods;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
@@ -37,6 +38,8 @@ pub struct Manner {
     pub at_the_end: AtTheEnd,
     /// What is accepted of the cache's packages.
     pub rules: Rules,
+    /// How long NVIDIA's installer may take in a container.
+    pub installer_limit: Duration,
 }
 
 /// Everything a job needs that is the same for every container of a run.
@@ -84,7 +87,7 @@ pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerRepor
         steps: Steps::new(session, events),
         ways: Ways::default(),
         images: Images::default(),
-        apt: means.wish.recipe.clone(),
+        apt: (*means.wish.recipe).clone(),
     };
     let result = job.carry_out();
     job.steps.into_report(result)
@@ -293,7 +296,7 @@ impl Job<'_> {
             }
             job.detail(format!("running {} inside", job.means.driver.name));
             job.note_driver()?;
-            let installed = staged.install(job.package());
+            let installed = staged.install(job.package(), manner.installer_limit);
             let removed = staged.remove();
             installed?;
             removed?;

@@ -53,7 +53,7 @@ impl Job<'_> {
                 .on(ctid)
         })?;
         let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
-        self.apt = recipe.clone().with_packages(image.rest.clone());
+        self.apt = (**recipe).clone().with_packages(image.rest.clone());
         let outside = survey::outside(self.session, wish, Some(&image))?;
         self.images.cuda = Some(image);
         Ok(outside)
