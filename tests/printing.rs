@@ -63,14 +63,16 @@ fn of_many_kinds() -> Report {
     let steps = [(Step::Driver, unchanged("580.76.05")), (Step::Checks, unchanged("passed"))];
     let warning = Outcome::Warned("nodes not checkable here: no driver answers".to_owned());
     let no_gpu = [(Step::Passthrough, unchanged("no GPU is assigned, nothing to do"))];
-    let skipped = [(Step::Facts, Outcome::Skipped("container 203 failed".to_owned()))];
+    let skipped = Outcome::Skipped("not begun: container 203 failed".to_owned());
+    let mut skipped = container("206", &[(Step::Facts, skipped)]);
+    skipped.not_begun = true;
     let containers = vec![
         done("201"),
         container("202", &steps),
         failed("203"),
         container("204", &[(Step::Driver, changed("installed")), (Step::Checks, warning)]),
         container("205", &no_gpu),
-        container("206", &skipped),
+        skipped,
     ];
     Report::new("provision", containers)
 }
@@ -84,7 +86,7 @@ fn many_containers_have_a_row_each_and_steps_where_something_is_wrong() {
                               left in `/usr/lib/x86_64-linux-gnu`
  204        done       2.4 s  changed driver; warning: checks
  205        unchanged  1.2 s  no GPU is assigned, nothing to do
- 206        skipped    1.2 s  container 203 failed
+ 206        skipped    1.2 s  not begun: container 203 failed
 
  container  step         outcome    time   detail
  203        passthrough  unchanged  1.2 s  4 lines
@@ -115,7 +117,8 @@ fn forty_columns_are_enough_for_many_containers() {
   warning: checks
 205 unchanged, 1.2 s: no GPU is
   assigned, nothing to do
-206 skipped, 1.2 s: container 203 failed
+206 skipped, 1.2 s: not begun: container
+  203 failed
 
 203 passthrough: unchanged: 4 lines (1.2
   s)
@@ -269,4 +272,51 @@ fn a_file_gets_neither_control_characters_nor_carriage_returns() {
     let told = run.stderr.matches("failed to find it: it does not exist").count();
     assert_eq!(told, 1, "{}", run.stderr);
     run.says("error: container 999999: failed to find it").shows("3 containers: 2 done, 1 failed");
+}
+
+/// Four containers and one that is not there, on a terminal.
+fn batch_on(host: &Host, size: (u16, u16), made: &[String], recipe: &str) -> Terminal {
+    let mut arguments =
+        vec!["provision", "999999", "--jobs", "4", "--gpus", "0", "--recipe", recipe];
+    arguments.splice(1..1, made.iter().map(String::as_str));
+    let terminal = on_terminal(host, size, &arguments);
+    assert_eq!(terminal.code, 3, "{}", String::from_utf8_lossy(&terminal.bytes));
+    terminal.is_plain();
+    terminal
+}
+
+#[test]
+fn a_terminal_shows_a_batch_and_is_left_clean() {
+    let (host, site) = (Host::new(Kind::Pct, Nodes::Answering(VERSION)), Site::new());
+    let made = [(); 4].map(|()| host.container("privileged", &[]));
+    let recipe = site.driver_only();
+    let terminal = batch_on(&host, (80, 40), &made, &recipe);
+    let lines = terminal.lines();
+    let begins = |text: &str| lines.iter().any(|line| line.starts_with(text));
+    for ctid in &made {
+        assert!(begins(&format!("{ctid}  driver")), "{ctid}\n{lines:#?}");
+    }
+    for total in ["0 of 5 done, 1 failed, 4 at work, 0:0", "3 of 5 done, 1 failed, 1 at work, 0:"] {
+        assert!(begins(total), "{total}\n{lines:#?}");
+    }
+    let last = terminal.frames.last().unwrap();
+    for ctid in &made {
+        assert!(last.contains(&format!("\n{ctid} done, ")), "{last}");
+    }
+    let failed = "\n999999 failed: find it: it does not exist\n  hint: `pct list` shows";
+    assert!(last.contains(failed), "{last}");
+    assert!(!last.contains(" at work") && !last.contains("  0:0"), "{last}");
+    assert!(last.ends_with("\n5 containers: 4 done, 1 failed, exit code 3"), "{last}");
+
+    // Three rows: what moves is never more than two of them, so that a line that stays is seen.
+    let terminal = batch_on(&host, (40, 3), &made, &recipe);
+    let is_moving = |line: &&str| line.contains("  0:0") || line.contains(" of 5 done");
+    for frame in &terminal.frames {
+        assert!(frame.lines().filter(is_moving).count() <= 2, "{frame}");
+    }
+    let text = String::from_utf8_lossy(&terminal.bytes).into_owned();
+    for ctid in &made {
+        assert!(text.contains(&format!("{ctid} unchanged, ")), "{text}");
+    }
+    assert!(text.ends_with("5 containers: 4 unchanged, 1 failed,\r\n  exit code 3\r\n"), "{text}");
 }
