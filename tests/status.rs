@@ -25,7 +25,7 @@ use nvstage::container::passthrough::{DeviceNode, Method, NodeKind, OwnLine};
 use nvstage::ctid::Ctid;
 use nvstage::engine::drift::Kind as Drift;
 use nvstage::engine::status::{ContainerStatus, Source, State};
-use nvstage::error::{Error, ExitCode, Result};
+use nvstage::error::{ExitCode, Result};
 use nvstage::event::Silent;
 use nvstage::host::Host as Machine;
 use nvstage::host::cancel::Cancel;
@@ -452,9 +452,12 @@ fn names_choose_and_unknown_ones_are_refused() {
     };
     assert_eq!(names(look(&["203", "201"]).unwrap()), ["201", "203"]);
     assert_eq!(names(look(&[]).unwrap()), ["201", "202"]);
-    let refused = |name| -> Error { look(&[name]).unwrap_err() };
-    assert_eq!(refused("999").code(), ExitCode::NotFound);
-    assert_eq!(refused("../x").code(), ExitCode::Input);
+    // One that is not there is told of, and the others are shown.
+    let found = look(&["201-203", "999"]).unwrap();
+    assert_eq!((found.exit, found.containers.len()), (ExitCode::NotFound, 3));
+    for bad in ["../x", "203-201"] {
+        assert_eq!(look(&[bad]).unwrap_err().code(), ExitCode::Input, "{bad}");
+    }
     // Without the option a drift is no failure.
     std::fs::remove_file(tree.at("etc/pve/lxc/201.conf")).unwrap();
     let arguments = Arguments { check: false, ..checking(&[]) };
