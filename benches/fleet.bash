@@ -106,7 +106,7 @@ fleet_has() {
 }
 
 # The driver's libraries as programs find them, and nodes that open.
-has_driver="exec 3<>/dev/nvidia0; readlink -f \"\$(ldconfig -p | sed -n 's/.*libcuda.so.1 .*=> //p')\" | grep '\\.so\\.$version\$'"
+has_driver="exec 3<>/dev/nvidia0; readlink -f \"\$(ldconfig -p | sed -n 's/.*libcuda.so.1 (libc6,x86-64.*=> //p')\" | grep '\\.so\\.$version\$'"
 has_compiler='/usr/local/cuda-12.8/bin/nvcc --version | grep V12.8; /usr/local/cuda-12.8/bin/ptxas --version | grep V12.8'
 
 # ---- fleet: eight containers, from nothing

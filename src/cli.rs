@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd::{
     Context, bundle, cache, detach, doctor, gpus, host_setup, phoenix, plan, prefetch, provision,
-    refresh, status, verify,
+    refresh, status, sync, verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -58,6 +58,7 @@ enum Verb {
     Prefetch(prefetch::Arguments),
     Plan(plan::Arguments),
     Provision(Box<provision::Arguments>),
+    Sync(sync::Arguments),
     Verify(verify::Arguments),
     Detach(detach::Arguments),
     Status(status::Arguments),
@@ -125,6 +126,7 @@ fn verb(context: &Context<'_>, verb: &Verb, printer: &Printer) -> Result<ExitCod
             plans.exit
         }
         Verb::Provision(arguments) => reported(provision::run(context, arguments)?),
+        Verb::Sync(arguments) => reported(sync::run(context, arguments)?),
         Verb::Verify(arguments) => reported(verify::run(context, arguments)?),
         Verb::Detach(arguments) => reported(detach::run(context, arguments)?),
         Verb::Status(arguments) => {

@@ -13,6 +13,7 @@ pub mod prefetch;
 pub mod provision;
 pub mod refresh;
 pub mod status;
+pub mod sync;
 mod targets;
 pub mod verify;
 
@@ -29,6 +30,7 @@ use crate::container::passthrough::Method;
 use crate::ctid::Ctid;
 use crate::engine::batch::{self, Batch, OnFailure, Taken};
 use crate::engine::closure::Sha1Bound;
+use crate::engine::journal;
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{PublishedDigest, Supplies};
 use crate::error::{Error, Result};
@@ -39,6 +41,7 @@ use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
 use crate::recipe::{self, CudaMethod, FULL, Overrides, Recipe, Userland};
+use crate::report::ContainerReport;
 
 /// What every verb is given.
 pub struct Context<'a> {
@@ -364,6 +367,7 @@ impl Stores {
             events: context.events,
             cancel: &context.host.cancel,
             published: self.published,
+            keys: Mutex::default(),
             ready: Mutex::default(),
             images: Mutex::default(),
         }
@@ -418,6 +422,13 @@ impl Context<'_> {
                 Ok(Taken::Ours(lock))
             }
             None => Ok(Taken::Busy(Lock::holder(&path))),
+        }
+    }
+
+    /// Writes down what a run came to; that it cannot be written is a warning.
+    pub fn record_run(&self, report: &ContainerReport, command: &str) {
+        if let Err(error) = journal::record_run(&self.host.paths, report, command) {
+            self.events.emit(Event::Warning { text: error.to_string() });
         }
     }
 

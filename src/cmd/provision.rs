@@ -97,6 +97,9 @@ struct Work<'a> {
     manner: Manner,
 }
 
+/// Of so many containers it is told one by one who else has their GPUs.
+const FEW: usize = 4;
+
 /// What becomes of one container before anything is fetched.
 enum Prepared {
     /// What is wanted for it, and the configuration that it gets for that.
@@ -159,7 +162,8 @@ impl Work<'_> {
         }
     }
 
-    /// Says once for each container which others have its GPUs too, now or after this run.
+    /// Says which others have a container's GPUs too, now or after this run: of a few containers for
+    /// each, of many how many they are.
     fn tell_of_sharing(&self, prepared: &[(&Ctid, Prepared)]) {
         let events = self.context.events;
         let mut planned = Vec::new();
@@ -172,10 +176,19 @@ impl Work<'_> {
         }
         let Some((_, first)) = wishes.first() else { return };
         let shares = sharing::foreseen(self.runtime, &first.inventory, &planned, events);
-        for (ctid, wish) in wishes {
-            if let Some(others) = sharing::others(&shares, ctid, &wish.gpus) {
-                events.emit(Event::Note { text: format!("container {ctid}: {others}") });
-            }
+        let others = |(ctid, wish): &(&Ctid, &Wish)| {
+            let others = sharing::others(&shares, ctid, &wish.gpus)?;
+            Some(format!("container {ctid}: {others}"))
+        };
+        let all: Vec<String> = wishes.iter().filter_map(others).collect();
+        if wishes.len() <= FEW {
+            all.into_iter().for_each(|text| events.emit(Event::Note { text }));
+        } else if !all.is_empty() {
+            let (count, of) = (all.len(), wishes.len());
+            all.into_iter().for_each(|text| events.emit(Event::Detail { text }));
+            let text =
+                format!("{count} of {of} containers share a GPU: `nvstage gpus` shows which");
+            events.emit(Event::Note { text });
         }
     }
 
@@ -215,6 +228,8 @@ impl Work<'_> {
         let Self { context, runtime, supplies, manner } = *self;
         let log = context.log(ctid);
         let session = Session { host: context.host, runtime, ctid, log: &log };
-        provision::run(&session, &Means { wish, driver, supplies, manner })
+        let report = provision::run(&session, &Means { wish, driver, supplies, manner });
+        context.record_run(&report, "provision");
+        report
     }
 }

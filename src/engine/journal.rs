@@ -4,12 +4,15 @@
 
 use std::io;
 
+use jiff::Timestamp;
+
 use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
 use crate::host::files;
 use crate::host::paths::Paths;
-use crate::journal::Journal;
+use crate::journal::{Journal, LastRun};
+use crate::report::ContainerReport;
 
 /// What was applied to a container; `None` for one that nvstage never worked on.
 ///
@@ -58,6 +61,21 @@ pub fn update(paths: &Paths, ctid: &Ctid, change: impl FnOnce(&mut Journal)) -> 
     let mut after = before.clone().unwrap_or_else(|| Journal::new(ctid));
     change(&mut after);
     if before.as_ref() == Some(&after) { Ok(()) } else { save(paths, &after) }
+}
+
+/// Writes down what a run came to, of a container that nvstage manages.
+///
+/// # Errors
+/// As [`load`] and [`save`].
+pub fn record_run(paths: &Paths, report: &ContainerReport, command: &str) -> Result<()> {
+    let ctid = &report.container;
+    if load(paths, ctid)?.is_none() {
+        return Ok(());
+    }
+    let now = Timestamp::now();
+    let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let last = LastRun { at, command: command.to_owned(), exit: report.exit.code() };
+    update(paths, ctid, |journal| journal.last_run = Some(last))
 }
 
 /// The containers that have a journal on this host, by name.

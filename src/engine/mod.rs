@@ -31,6 +31,7 @@ pub mod steps;
 pub mod stock;
 pub mod supplies;
 pub mod survey;
+pub mod sync;
 pub mod systems;
 pub mod tenant;
 pub mod transfer;

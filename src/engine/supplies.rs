@@ -1,7 +1,7 @@
 //! Where artifacts come from: the cache, and behind it the network.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use crate::apt;
 use crate::architecture::Architecture;
@@ -15,7 +15,7 @@ use crate::fingerprint::Fingerprint;
 use crate::host::cancel::Cancel;
 use crate::lock::{Lock, LockedInstaller, LockedKey};
 use crate::openpgp;
-use crate::recipe::Recipe;
+use crate::recipe::{self, Recipe};
 use crate::runfile::header::Installer;
 use crate::version::DriverVersion;
 
@@ -42,6 +42,8 @@ pub struct Supplies<'a> {
     pub cancel: &'a Cancel,
     /// What to do about an installer without a pinned digest.
     pub published: PublishedDigest,
+    /// The repositories' keys that were fetched in this run, by what they must be.
+    pub keys: Mutex<Vec<(Fingerprint, CachedArtifact)>>,
     /// The mirrors that were made ready in this run.
     pub ready: Mutex<Vec<(Lock, PathBuf)>>,
     /// The images of CUDA that were made ready in this run.
@@ -227,13 +229,24 @@ impl Supplies<'_> {
             return Ok(repository);
         }
         let wanted = recipe.repository(distribution, architecture)?;
+        let file = self.key(&wanted)?;
+        let armoured = openpgp::armoured(&file.read()?)?;
+        Ok(Repository { url: wanted.url, fingerprint: wanted.fingerprint, file, armoured })
+    }
+
+    /// The key of a repository, fetched once however many containers ask for it at the same time.
+    fn key(&self, wanted: &recipe::Repository) -> Result<CachedArtifact> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = keys.iter().find(|(known, _)| *known == wanted.fingerprint) {
+            return Ok(file.clone());
+        }
         let name = wanted.key_url.rsplit('/').next().unwrap_or("key").to_owned();
         let urls = vec![wanted.key_url.clone()];
         let artifact = Artifact { name, urls, size: None, digest: None };
         let check = |bytes: &[u8]| openpgp::check_key(bytes, &wanted.fingerprint);
         let file = self.cache.obtain_checked(&artifact, self.fetcher, &check)?;
-        let armoured = openpgp::armoured(&file.read()?)?;
-        Ok(Repository { url: wanted.url, fingerprint: wanted.fingerprint, file, armoured })
+        keys.push((wanted.fingerprint.clone(), file.clone()));
+        Ok(file)
     }
 
     /// The same if the cache has the key already; nothing is fetched.

@@ -74,6 +74,8 @@ pub struct Outside {
     pub journal: Journal,
     /// How it is to have driver and CUDA.
     pub ways: Ways,
+    /// The image of CUDA that it is to share, as far as it is known.
+    pub cuda: Option<CudaImage>,
     /// The trees of the host's that it is to share.
     trees: Vec<SharedTree>,
 }
@@ -173,7 +175,8 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
         CudaMethod::Share => cuda.map(|image| image.id.clone()).or(journal.cuda_image),
         CudaMethod::Apt => None,
     };
-    Ok(Outside { configuration, edit, reach, users, pid, before, journal, ways, trees })
+    let cuda = cuda.cloned();
+    Ok(Outside { configuration, edit, reach, users, pid, before, journal, ways, cuda, trees })
 }
 
 /// How devices are passed: as the user or the recipe says, or else as they are now.

@@ -41,6 +41,8 @@ pub(super) const DRIVER: &str = "/usr/lib/nvstage/driver";
 const CUDA: &str = "/usr/local/cuda-";
 /// What the dynamic linker reads.
 const CONF: &str = "/etc/ld.so.conf.d/nvstage.conf";
+/// Has the dynamic linker look for libraries at each start.
+const UNIT: &str = "/etc/systemd/system/nvstage-ldconfig.service";
 /// The links that were made, one a line: path and target.
 const LINKS: &str = "/usr/lib/nvstage/links";
 /// Data of the driver that libraries look up by their whole path; names in it have the version.
@@ -199,6 +201,21 @@ impl Images {
 
     /// What is missing of what a running container is to share, or is of another version.
     pub fn problems(&self, root: &ContainerRoot, triplet: &str) -> Vec<String> {
+        let mut problems = self.problems_but_names(root, triplet);
+        problems.extend(self.unknown_names(root));
+        problems
+    }
+
+    /// Whether everything is there, or will be as soon as the container has started: names that
+    /// change with the version are found by the unit inside.
+    pub fn is_set_up(&self, root: &ContainerRoot, triplet: &str) -> bool {
+        let is_found = || self.unknown_names(root).is_empty() || root.open(UNIT).is_ok();
+        self.problems_but_names(root, triplet).is_empty() && is_found()
+    }
+
+    /// The same as [`Images::problems`], without the names of libraries that the dynamic linker knows
+    /// or does not.
+    pub fn problems_but_names(&self, root: &ContainerRoot, triplet: &str) -> Vec<String> {
         let mut problems = Vec::new();
         for shown in self.shown() {
             if !is_shown(root, &shown) {
@@ -216,13 +233,17 @@ impl Images {
         };
         let missing = self.links(triplet).into_iter().filter(is_missing);
         problems.extend(missing.map(|(path, _)| format!("the link `{path}` is missing")));
+        problems
+    }
+
+    /// Libraries that the dynamic linker does not know.
+    fn unknown_names(&self, root: &ContainerRoot) -> Vec<String> {
         let cache = root.read_bytes("/etc/ld.so.cache", 16 << 20).unwrap_or_default();
         // Paths in it end in zero, and begin after one.
         let known: HashSet<&[u8]> = cache.split(|byte| *byte == 0).collect();
         let paths = self.cached().into_iter();
         let unknown = paths.filter(|path| !known.contains(path.as_bytes()));
-        problems.extend(unknown.map(|path| format!("the dynamic linker does not know `{path}`")));
-        problems
+        unknown.map(|path| format!("the dynamic linker does not know `{path}`")).collect()
     }
 
     /// Shows what is not shown, and takes away what is shown and not shared; without a restart.

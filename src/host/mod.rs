@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod capacity;
 pub mod devices;
 pub mod files;
+pub mod holders;
 pub mod image;
 pub mod modules;
 pub mod mount;

@@ -7,6 +7,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
+pub mod batch;
 pub mod server;
 pub mod shared;
 mod site;

@@ -100,6 +100,7 @@ impl Machine {
             cancel: &self.host.cancel,
             published: PublishedDigest::Refused,
             images: Mutex::default(),
+            keys: Mutex::default(),
             ready: Mutex::default(),
         }
     }

@@ -58,6 +58,7 @@ impl Job<'_> {
     /// Makes the mirror ready, and before anything else is touched asks the container's apt whether
     /// it has everything. Where it has not, the network serves if it may be used.
     pub(super) fn stock_up(&mut self, plan: &Plan, seen: &Inside, goods: &mut Goods) -> Result<()> {
+        self.session.host.cancel.check()?;
         let Some(lock) = goods.lock.clone().filter(|_| plan.packages.changes()) else {
             return Ok(());
         };

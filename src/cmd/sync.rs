@@ -1,0 +1,298 @@
+//! `nvstage sync`: after the host's driver has changed, every container that nvstage manages.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{
+    BatchArguments, Context, RuntimeArgument, SourceArguments, Stores, load_recipe, select,
+};
+use crate::ctid::Ctid;
+use crate::engine::batch::{Batch, Ended, Entry};
+use crate::engine::drift::{Drift, Kind};
+use crate::engine::provision::{self, Manner, Means};
+use crate::engine::shared::{self, DriverImage};
+use crate::engine::status::{ContainerStatus, Machine, State};
+use crate::engine::stock::Rules;
+use crate::engine::supplies::{Driver, Supplies};
+use crate::engine::sync::{self, InUse};
+use crate::engine::wish::{AtTheEnd, Stage, Wish};
+use crate::engine::{journal, wish};
+use crate::error::{Error, ExitCode, Result};
+use crate::event::Event;
+use crate::gpu::GpuAssignment;
+use crate::host::devices::Inventory;
+use crate::journal::{Journal, State as Passing};
+use crate::recipe::{Overrides, Recipe, Userland};
+use crate::report::{ContainerReport, Outcome, Report, Step};
+use crate::runtime::{self, Runtime, Session};
+use crate::version::DriverVersion;
+
+/// Bring containers to the driver version of the loaded kernel module
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    /// Containers; without any, all that nvstage manages
+    #[arg(value_name = "CTID")]
+    containers: Vec<String>,
+    /// Change nothing; exit with 10 when a container differs
+    #[arg(long)]
+    check: bool,
+    /// Restart also those whose processes hold a GPU; otherwise they are left alone
+    #[arg(long)]
+    restart: bool,
+    #[command(flatten)]
+    sources: SourceArguments,
+    #[command(flatten)]
+    batch: BatchArguments,
+    /// How containers are driven: auto, pct, or lxc
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeArgument::Auto)]
+    runtime: RuntimeArgument,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Host error where no kernel module is loaded; what concerns one container is in its report.
+pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
+    let runtime = runtime::choose(context.host, arguments.runtime.into())?;
+    let named = select(&arguments.containers, Some(&*runtime))?;
+    let machine = Machine::read(context.host, &*runtime);
+    let Some(module) = machine.inventory.module_version().cloned() else {
+        return Err(Error::host(
+            "find out which driver containers need: no NVIDIA kernel module is loaded",
+        )
+        .hint("load it: `modprobe nvidia`"));
+    };
+    let managed = managed(context, machine.containers(&named)?);
+    if arguments.check {
+        return Ok(Report::new("sync", managed.iter().map(|one| one.check(&module)).collect()));
+    }
+    let stores = Stores::open(context, &arguments.sources)?;
+    let inventory = Inventory::read(&context.host.paths).map(Arc::new)?;
+    let mut work = Work {
+        context,
+        runtime: &*runtime,
+        supplies: &stores.supplies(context),
+        inventory,
+        image: Ok(None),
+        drivers: Mutex::default(),
+        in_use: if arguments.restart { InUse::Restart } else { InUse::Skip },
+    };
+    work.tell(&managed, &module);
+    // Those that have their own driver do not wait for it.
+    work.image = work.share(&managed, &module);
+    let batch = arguments.batch.batch(context, managed.len());
+    Ok(Report::new("sync", work.carry_out(managed, &module, &batch)))
+}
+
+/// One container that nvstage manages.
+struct Managed {
+    status: ContainerStatus,
+    journal: Journal,
+}
+
+/// Those of the containers whose GPUs nvstage passes; of the others it is said why they are none.
+fn managed(context: &Context<'_>, containers: Vec<ContainerStatus>) -> Vec<Managed> {
+    let mut managed = Vec::new();
+    for status in containers {
+        let ctid = &status.container;
+        let is_other = |drift: &&Drift| drift.kind == Kind::Gone || drift.kind == Kind::Journal;
+        if let Some(drift) = status.drift.iter().find(is_other) {
+            let text = format!("container {ctid} is left out: {}", drift.text);
+            context.events.emit(Event::Warning { text });
+            continue;
+        }
+        match journal::load(&context.host.paths, ctid) {
+            Ok(Some(journal)) if journal.state == Passing::Attached => {
+                managed.push(Managed { status, journal });
+            }
+            _ => {}
+        }
+    }
+    managed
+}
+
+impl Managed {
+    /// What is wrong with its driver.
+    fn drift(&self) -> Option<&Drift> {
+        self.status.drift.iter().find(|drift| drift.kind == Kind::Driver)
+    }
+
+    fn has(&self, module: &DriverVersion) -> String {
+        match (&self.status.driver, self.journal.userland) {
+            (Some(seen), Userland::Share) => format!("driver {} of the host", seen.version),
+            (Some(seen), Userland::Installer) => format!("driver {}", seen.version),
+            (None, _) => format!("driver {module}"),
+        }
+    }
+
+    fn check(&self, module: &DriverVersion) -> ContainerReport {
+        let mut report = ContainerReport::new(&self.status.container);
+        let outcome = match self.drift() {
+            Some(drift) => {
+                report.exit = ExitCode::Differs;
+                Outcome::Failed(drift.text.clone())
+            }
+            None => Outcome::Unchanged(self.has(module)),
+        };
+        report.add(Step::Checks, outcome, Duration::ZERO);
+        report
+    }
+
+    /// The report of one that there is nothing to do for, or nothing can be done.
+    fn over(&self, module: &DriverVersion) -> Option<ContainerReport> {
+        let mut report = ContainerReport::new(&self.status.container);
+        let outcome = match (self.drift(), self.status.state) {
+            (None, _) => Outcome::Unchanged(self.has(module)),
+            (Some(_), State::Template) if self.journal.userland == Userland::Share => {
+                Outcome::Unchanged(format!("a template: its clones get driver {module}"))
+            }
+            (Some(drift), State::Template) => {
+                report.exit = ExitCode::Differs;
+                Outcome::Skipped(format!(
+                    "{}: a template cannot be changed; `sync` brings its clones there",
+                    drift.text
+                ))
+            }
+            _ => return None,
+        };
+        report.add(Step::Facts, outcome, Duration::ZERO);
+        Some(report)
+    }
+}
+
+/// The installers of a run, each obtained once for all containers that get the same recipe.
+type Drivers = Mutex<Vec<(Arc<Recipe>, Arc<Driver>)>>;
+
+/// What is the same for every container of a run.
+struct Work<'a> {
+    context: &'a Context<'a>,
+    runtime: &'a dyn Runtime,
+    supplies: &'a Supplies<'a>,
+    inventory: Arc<Inventory>,
+    /// The image that containers share, or why there is none.
+    image: Result<Option<DriverImage>>,
+    drivers: Drivers,
+    in_use: InUse,
+}
+
+impl Work<'_> {
+    /// Says what is about to be done.
+    fn tell(&self, managed: &[Managed], module: &DriverVersion) {
+        for one in managed.iter().filter(|one| one.over(module).is_none()) {
+            let text = one.drift().map(|drift| drift.text.as_str()).unwrap_or_default();
+            let what = match (one.journal.userland, one.status.state) {
+                (Userland::Share, State::Running) => "restart it",
+                (Userland::Share, _) => "change the host's alone",
+                (Userland::Installer, State::Running) => "install the other one",
+                (Userland::Installer, _) => "start it, install the other one, stop it",
+            };
+            let text = format!("container {}: {text}: {what}", one.status.container);
+            self.context.events.emit(Event::Note { text });
+        }
+    }
+
+    /// Makes the module's version the one that containers get at their next start, where any of them
+    /// shares the host's driver.
+    fn share(&self, managed: &[Managed], module: &DriverVersion) -> Result<Option<DriverImage>> {
+        let sharing = managed.iter().find(|one| one.journal.userland == Userland::Share);
+        let Some(one) = sharing else { return Ok(None) };
+        let host = self.context.host;
+        shared::mount_all(host, self.context.events)?;
+        let image = match shared::driver_at_hand(&host.paths, module)? {
+            Some(image) => image,
+            None => {
+                let recipe = self.recipe(&one.journal)?;
+                let architecture = wish::host_architecture()?;
+                let driver = self.supplies.driver(&recipe, module, architecture)?;
+                shared::obtain_driver(host, self.supplies, &driver)?
+            }
+        };
+        shared::switch(host, module)?;
+        Ok(Some(image))
+    }
+
+    fn carry_out(
+        &self,
+        managed: Vec<Managed>,
+        module: &DriverVersion,
+        batch: &Batch<'_>,
+    ) -> Vec<ContainerReport> {
+        let entry = |one: Managed| {
+            let ctid = one.status.container.clone();
+            match one.over(module) {
+                Some(report) => (ctid, Entry::Ended(report)),
+                None => (ctid, Entry::Ready(one.journal)),
+            }
+        };
+        batch.run(
+            managed.into_iter().map(entry).collect(),
+            |ctid| self.context.try_lock(ctid),
+            |ctid, journal, _lock| {
+                let report = self
+                    .one(ctid, journal)
+                    .unwrap_or_else(|error| ContainerReport::failed(ctid, error));
+                self.context.record_run(&report, "sync");
+                report
+            },
+        )
+    }
+
+    fn one(&self, ctid: &Ctid, journal: &Journal) -> Result<ContainerReport> {
+        let context = self.context;
+        let recipe = self.recipe(journal)?;
+        let gpus = GpuAssignment::parse(&journal.gpus)?;
+        let wish =
+            Wish::resolve(context.host, &self.inventory, &recipe, &gpus)?.ok_or_else(|| {
+                Error::host("find out which GPUs it has: its journal names none")
+                    .hint(format!("`nvstage provision {ctid} --gpus LIST`"))
+            })?;
+        let log = context.log(ctid);
+        let session = Session { host: context.host, runtime: self.runtime, ctid, log: &log };
+        let manner = sync::Manner { events: context.events, in_use: self.in_use };
+        let image = match journal.userland {
+            Userland::Share => self.image.as_ref().map_err(Error::clone)?.as_ref(),
+            Userland::Installer => None,
+        };
+        Ok(sync::run(&session, manner, (&wish, image), || {
+            self.provision(&session, &wish)
+                .unwrap_or_else(|error| ContainerReport::failed(ctid, error))
+        }))
+    }
+
+    fn provision(&self, session: &Session<'_>, wish: &Wish) -> Result<ContainerReport> {
+        let driver = self.driver(wish)?;
+        let manner = Manner {
+            stage: Stage::Mount,
+            at_the_end: AtTheEnd::RestoreState,
+            rules: Rules::default(),
+            installer_limit: Duration::from_secs(super::provision::INSTALLER_TIMEOUT.into()),
+        };
+        let means = Means { wish, driver: &driver, supplies: self.supplies, manner };
+        Ok(provision::run(session, &means))
+    }
+
+    /// The installer of the module's version, fetched at most once.
+    fn driver(&self, wish: &Wish) -> Result<Arc<Driver>> {
+        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, driver)) = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe) {
+            return Ok(Arc::clone(driver));
+        }
+        let driver = self.supplies.driver(&wish.recipe, &wish.version, wish.architecture)?;
+        let driver = Arc::new(driver);
+        drivers.push((Arc::clone(&wish.recipe), Arc::clone(&driver)));
+        Ok(driver)
+    }
+
+    /// The recipe that a container was provisioned with, for the loaded module's version.
+    fn recipe(&self, journal: &Journal) -> Result<Arc<Recipe>> {
+        let driver = Some("host".to_owned());
+        let recipe = load_recipe(self.context, &journal.recipe)?
+            .with_profile(&journal.profile)?
+            .with(&Overrides { driver, ..Overrides::default() })?
+            .with_passthrough(journal.method)
+            .with_methods(Some(journal.userland), Some(journal.cuda));
+        Ok(Arc::new(recipe))
+    }
+}
