@@ -272,6 +272,22 @@ fn a_file_gets_neither_control_characters_nor_carriage_returns() {
     let told = run.stderr.matches("failed to find it: it does not exist").count();
     assert_eq!(told, 1, "{}", run.stderr);
     run.says("error: container 999999: failed to find it").shows("3 containers: 2 done, 1 failed");
+
+    // With JSON every event is a line, also on a terminal.
+    let json: Vec<&str> = ["--json"].into_iter().chain(arguments).collect();
+    let run = host.run(&json).code(3);
+    let events: Vec<serde_json::Value> =
+        run.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let count = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+    let counts = ["batch_started", "container_started", "container_ended", "failed"].map(count);
+    assert_eq!(counts, [1, 2, 3, 1], "{}", run.stderr);
+    assert_eq!(run.json()["containers"].as_array().unwrap().len(), 3);
+    let terminal = on_terminal(&host, (40, 3), &json);
+    assert!(!terminal.bytes.contains(&0x1b), "{}", String::from_utf8_lossy(&terminal.bytes));
+    let text = String::from_utf8_lossy(&terminal.bytes).into_owned();
+    let lines = text.lines().filter(|line| line.starts_with("{\"event\""));
+    let parsed = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    assert_eq!(parsed.count(), events.len(), "{text}");
 }
 
 /// Four containers and one that is not there, on a terminal.

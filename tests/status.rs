@@ -617,6 +617,35 @@ fn real_containers_that_run_are_stopped_or_are_templates() {
 }
 
 #[test]
+fn a_real_shared_driver_is_the_one_that_the_container_started_with() {
+    let (host, site) = (Host::new(Kind::Pct, Nodes::Silent), Site::new());
+    host.load_module(VERSION);
+    let made = ["privileged", "unprivileged"].map(|privilege| host.container(privilege, &[]));
+    let recipe = site.driver_only();
+    let arguments = ["provision", &made[0], &made[1], "--gpus", "0", "--recipe", &recipe];
+    host.run(&[&arguments[..], &["--method", "share"]].concat()).code(0);
+    host.shell(&format!("lxc-stop -k -n {}", made[1])).code(0);
+    let drivers = || -> Vec<serde_json::Value> {
+        let report = host.run(&["--json", "status"]).code(0).json();
+        made.iter().map(|ctid| seen(&report, ctid)["driver"].clone()).collect()
+    };
+    let driver = |version, source| serde_json::json!({ "version": version, "source": source });
+    assert_eq!(drivers(), [driver(VERSION, "inside"), driver(VERSION, "host")]);
+    host.run(&["status", "--check"]).code(0);
+    // The host's is another one now, and `current` follows; who runs keeps what it has.
+    let next = "580.95.05";
+    host.load_module(next);
+    let prefetch = ["prefetch", "--recipe", &recipe, "--set", &format!("driver={next}")];
+    host.run(&prefetch).code(0);
+    host.run(&["refresh"]);
+    assert_eq!(drivers(), [driver(VERSION, "inside"), driver(next, "host")]);
+    let run = host.run(&["status", "--check"]).code(10);
+    let text = format!("{}: driver {VERSION}, the kernel module is {next}; remedy:", made[0]);
+    assert!(run.stdout.contains(&text), "{}", run.stdout);
+    assert!(run.stdout.ends_with("\n2 containers, 1 drifts\n"), "{}", run.stdout);
+}
+
+#[test]
 fn no_lxc_info_is_needed_for_real_containers() {
     for kind in [Kind::Pct, Kind::Lxc] {
         let Provisioned { host, running, stopped, template: _ } = provisioned(kind);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::host::mount::{self, Programs};
+use crate::host::rootfs::ContainerRoot;
 use crate::runtime::{Inside, Session};
 
 const CLEAN: &str = concat!(include_str!("../prelude.sh"), include_str!("clean.sh"));
@@ -22,6 +23,22 @@ pub fn clean(session: &Session<'_>) -> Result<()> {
     let inside = Inside { script: CLEAN, arguments: Vec::new(), limit };
     let removed = session.run_inside_regardless(&inside).map(drop);
     removed.map_err(|error| error.on(session.ctid))
+}
+
+/// What a run that was killed may leave inside besides.
+const LEFT: [&str; 4] =
+    ["/root/.nvstage", "/root/.nvstage.run", "/run/nvstage-apt", "/var/cache/nvstage-apt"];
+
+/// Takes away what a run that was killed left inside a running container, whose script then came to
+/// its end by itself. Where nothing is left this costs nothing; what cannot be taken away stays.
+pub fn sweep(session: &Session<'_>, pid: u32) {
+    let Ok(root) = ContainerRoot::of_process(pid) else { return };
+    if root.identity(PLACE).is_ok() {
+        let _ = mount::detach(pid, PLACE);
+    }
+    if LEFT.iter().any(|path| root.identity(path).is_ok()) {
+        let _ = clean(session);
+    }
 }
 
 /// Something shown inside, until [`Shown::remove`] or the end of this value.

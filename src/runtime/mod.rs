@@ -264,7 +264,9 @@ impl Session<'_> {
     pub fn start_regardless(&self) -> Result<u32> {
         let command = self.runtime.start_command(self.ctid);
         let finished = self.host.processes.run_regardless(command, self.log)?;
-        if !finished.succeeded() {
+        // What a run that was killed has begun comes to its end by itself.
+        let is_started_already = || finished.tail().contains("already running");
+        if !finished.succeeded() && !is_started_already() && self.init_process()?.is_none() {
             return Err(self.state_error("start", &finished));
         }
         // A container under high availability is started by somebody else, later.
@@ -304,7 +306,8 @@ impl Session<'_> {
     }
 
     fn stopped(&self, finished: &Finished) -> Result<()> {
-        if !finished.succeeded() {
+        // Somebody else may have stopped it at the same time.
+        if !finished.succeeded() && self.init_process()?.is_some() {
             return Err(self.state_error("stop", finished));
         }
         if self.is_gone_within(STATE_LIMIT)? {

@@ -15,6 +15,7 @@ use self::goods::Goods;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
 use crate::engine::driver::{self, Package};
 use crate::engine::journal;
+use crate::engine::shown;
 use crate::engine::steps::Steps;
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{Driver, Supplies};
@@ -24,6 +25,7 @@ use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::journal::Journal;
+use crate::lock::Lock;
 use crate::plan::{Action, DriverState, Intent, Plan, Sharing, Situation};
 use crate::recipe::{Recipe, Userland};
 use crate::report::{ContainerReport, Outcome, Step};
@@ -65,6 +67,8 @@ pub struct Job<'a> {
     ways: Ways,
     /// What it is to share.
     images: Images,
+    /// The lock of the CUDA that it is to share.
+    lock: Option<Lock>,
     /// The recipe with the packages that are for apt.
     apt: Recipe,
 }
@@ -87,6 +91,7 @@ pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerRepor
         steps: Steps::new(session, events),
         ways: Ways::default(),
         images: Images::default(),
+        lock: None,
         apt: (*means.wish.recipe).clone(),
     };
     let result = job.carry_out();
@@ -110,10 +115,7 @@ impl Job<'_> {
 
     fn carry_out(&mut self) -> Result<()> {
         let (outside, seen) = self.step(Step::Facts, |job| {
-            let outside = survey::outside(job.session, job.means.wish, None)?;
-            let outside = job.obtain_images(outside)?;
-            let pid = outside.pid.filter(|_| !job.is_restarted_anyway(&outside));
-            let seen = pid.map(|pid| job.look_inside(pid, 30)).transpose()?;
+            let (outside, seen) = job.facts()?;
             let outcome = Outcome::Unchanged(describe(&outside, seen.as_ref()));
             Ok((outcome, (outside, seen)))
         })?;
@@ -128,6 +130,27 @@ impl Job<'_> {
             Ok((Outcome::Changed("stopped again".to_owned()), ()))
         });
         result.and(restored)
+    }
+
+    /// What can be seen from outside, and from inside where it runs. One that goes down while it is
+    /// looked into is one that is stopped: a run that was killed may have begun that.
+    fn facts(&mut self) -> Result<(Outside, Option<Inside>)> {
+        let outside = survey::outside(self.session, self.means.wish, None)?;
+        let outside = self.obtain_images(outside)?;
+        let pid = outside.pid.filter(|_| !self.is_restarted_anyway(&outside));
+        let Some(pid) = pid else { return Ok((outside, None)) };
+        match self.look_inside(pid, 30) {
+            Ok(seen) => Ok((outside, Some(seen))),
+            Err(error)
+                if !error.is_interrupted()
+                    && self.session.is_gone_within(Duration::from_secs(3))? =>
+            {
+                self.warn(&format!("it stopped while it was looked into: {}", error.what()));
+                let outside = survey::outside(self.session, self.means.wish, None)?;
+                Ok((self.obtain_images(outside)?, None))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn put_right(&mut self, outside: Outside, seen: Option<Inside>) -> Result<()> {
@@ -320,6 +343,7 @@ impl Job<'_> {
 
     fn checks(&mut self, seen: Inside, fresh: Fresh) -> Result<()> {
         self.step(Step::Checks, |job| {
+            shown::sweep(job.session, seen.pid);
             let seen = match fresh {
                 Fresh::AsSeen => seen,
                 Fresh::LookAgain => job.look_inside(seen.pid, 60)?,
