@@ -98,14 +98,15 @@ impl Work<'_> {
             })?,
         };
         // Packages first: those that something else needs are a reason to leave everything as it is.
-        let mut result = Ok(());
-        if removal == Removal::Everything {
-            let packages = journal.map_or(&[][..], |journal| &journal.packages);
-            result = self.steps.step(Step::Packages, || Ok((purge(session, packages)?, ())));
-        }
         let root = survey::root(session, pid)?;
-        if result.is_ok() && tenant::remains(&root) {
+        let mut result = Ok(());
+        if tenant::remains(&root) {
+            // What is shown may lie over what is to be removed.
             result = self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())));
+        }
+        if result.is_ok() && removal == Removal::Everything {
+            let packages = journal.map_or(&[][..], |journal| &journal.packages);
+            result = self.steps.step(Step::Packages, || Ok((purge(session, packages, &[])?, ())));
         }
         if result.is_ok() {
             result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
@@ -291,9 +292,11 @@ pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
             .because("another installer is at work inside the container, for 15 minutes now"));
     }
     if ran.answer.has("missing") {
-        return Err(failed()
-            .because("`nvidia-uninstall` is not in the container")
-            .hint("`nvstage provision` repairs the installation; then run the command again"));
+        return Err(failed().because("`nvidia-uninstall` is not in the container").hint(format!(
+            "`nvstage provision {} --method installer` repairs the installation; then run the \
+                 command again",
+            session.ctid
+        )));
     }
     let status: Option<i32> = ran.answer.number("status");
     let left: Vec<String> =
@@ -320,11 +323,12 @@ fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
 }
 
 /// Removes what was installed for it. The whole set is known and written down before the first
-/// package goes: a run that is cut short is finished by the next one.
+/// package goes: a run that is cut short is finished by the next one. `others` were installed for it
+/// too, and stay.
 ///
 /// # Errors
 /// Install error when something else needs them, or apt fails.
-pub fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
+pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> Result<Outcome> {
     let asked = purge_phase(session, "ask", packages)?;
     let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
     let write_down = |set: &[String]| {
@@ -332,7 +336,7 @@ pub fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
             return Ok(());
         }
         journal::update(&session.host.paths, session.ctid, |journal| {
-            journal.packages = set.to_vec();
+            journal.packages = [set, others].concat();
         })
     };
     write_down(&set)?;

@@ -241,12 +241,17 @@ impl Images {
         if conf.lines().ne(self.directories()) {
             problems.push(format!("`{CONF}` is not as it should be"));
         }
+        let list = root.read_text(LINKS, 1 << 20).unwrap_or_default();
+        let links = self.links(triplet);
+        if list.lines().ne(links.iter().map(|(path, target)| format!("{path} {target}"))) {
+            problems.push("it was not set up to the end".to_owned());
+        }
         let is_missing = |(path, target): &(String, String)| match root.link_target(path) {
             Ok(found) => found != Path::new(target) && found.starts_with("/usr/lib/nvstage"),
             // Something else of the container's own stays.
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
-        let missing = self.links(triplet).into_iter().filter(is_missing);
+        let missing = links.into_iter().filter(is_missing);
         problems.extend(missing.map(|(path, _)| format!("the link `{path}` is missing")));
         problems
     }
@@ -282,6 +287,14 @@ impl Images {
         targets.filter(|target| !wanted.contains(target)).collect()
     }
 
+    /// Directories of the container's own that have files, and that what is shown hides; asked before
+    /// it is shown.
+    pub fn hidden(&self, root: &ContainerRoot) -> Vec<String> {
+        let shown = self.shown().into_iter().filter(|shown| !is_shown(root, shown));
+        let has_files = |target: &String| root.names(target).is_ok_and(|names| !names.is_empty());
+        shown.map(|shown| shown.target).filter(has_files).collect()
+    }
+
     /// Takes away what is shown of CUDA, so that what lies behind it can be worked on.
     ///
     /// # Errors
@@ -297,7 +310,15 @@ fn image_target(line: &str) -> Option<String> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let target = mount.split(' ').nth(4)?;
     let is_place = target == DRIVER || target == "/opt/nvidia" || target.starts_with(CUDA);
-    (is_place && filesystem.starts_with("squashfs ")).then(|| target.to_owned())
+    let device = filesystem.strip_prefix("squashfs ")?.split(' ').next()?;
+    (is_place && is_image(device)).then(|| target.to_owned())
+}
+
+/// Whether a loop device, `/dev/loop3`, is of one of our images (`sysfs-block-loop`).
+fn is_image(device: &str) -> bool {
+    let name = device.trim_start_matches("/dev/");
+    let file = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+    file.is_ok_and(|file| file.starts_with("/var/lib/nvstage/"))
 }
 
 /// Compares a running container with what it is to share.

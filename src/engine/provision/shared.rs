@@ -22,6 +22,10 @@ impl Job<'_> {
         self.ways = outside.ways;
         if self.ways.userland == Userland::Share {
             let (host, means) = (self.session.host, self.means);
+            if means.wish.inventory.module_version().is_none() {
+                let what = "share the host's driver: no NVIDIA kernel module is loaded";
+                return Err(Error::host(what).hint("load it: `modprobe nvidia`"));
+            }
             let image = shared::obtain_driver(host, means.supplies, means.driver)?;
             shared::switch(host, &image.version)?;
             self.images.driver = Some(image);
@@ -63,6 +67,7 @@ impl Job<'_> {
     /// is refused by then.
     pub(super) fn is_restarted_anyway(&self, outside: &Outside) -> bool {
         self.ways.userland == Userland::Share
+            && self.apt.packages().is_empty()
             && outside.edit.changed()
             && outside.reach == Reach::AtStart
     }
@@ -146,8 +151,8 @@ impl Job<'_> {
             let known = journal::load(paths, session.ctid)?;
             let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
             let others: Vec<String> = others.filter(|name| !own.packages.contains(name)).collect();
-            detach::purge(session, &own.packages)?;
-            self.note(|journal| journal.packages = others)?;
+            detach::purge(session, &own.packages, &others)
+                .map_err(|error| error.hint("`--cuda apt` leaves them as they are"))?;
         }
         Ok(())
     }
@@ -156,6 +161,9 @@ impl Job<'_> {
         let (session, wish) = (self.session, self.means.wish);
         if self.ways.userland == Userland::Share {
             self.note_driver()?;
+        }
+        for directory in self.images.hidden(root) {
+            self.warn(&format!("`{directory}` has files of its own, which the host's hide"));
         }
         self.images.align(pid, root).map_err(|error| error.on(session.ctid))?;
         let triplet = wish.architecture.triplet();
