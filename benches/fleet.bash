@@ -106,7 +106,7 @@ fleet_has() {
 }
 
 # The driver's libraries as programs find them, and nodes that open.
-has_driver="exec 3<>/dev/nvidia0; readlink -f \"\$(ldconfig -p | sed -n 's/.*libcuda.so.1 .*=> //p')\" | grep '\\.so\\.$version\$'"
+has_driver="exec 3<>/dev/nvidia0; readlink -f \"\$(ldconfig -p | sed -n 's/.*libcuda.so.1 (libc6,x86-64.*=> //p')\" | grep '\\.so\\.$version\$'"
 has_compiler='/usr/local/cuda-12.8/bin/nvcc --version | grep V12.8; /usr/local/cuda-12.8/bin/ptxas --version | grep V12.8'
 
 # ---- fleet: eight containers, from nothing
@@ -117,8 +117,8 @@ measure_fleet() {
     fleet_from_nothing
     say 'fleet, dpkg alone'
     floor
-    for round in $(seq "$rounds"); do
-        say "fleet, round $round of $rounds"
+    for round in $(seq "$fleets"); do
+        say "fleet, round $round of $fleets"
         fresh_fleet 8
         provision_fleet fleet-driver bench-driver
         fleet_has "$has_driver"
@@ -135,7 +135,7 @@ baseline() {
         container_by_seed
     done
     [ ! -e "$directory/samples/driver-seed" ] || return 0
-    for round in $(seq "$rounds"); do
+    for round in $(seq "$fleets"); do
         container_with_curl
         PACKAGES='' timed driver-seed "$here/seed.sh" "$ctid" "$site/installer/$installer" '' '' 'c 10:200'
         inside "$has_driver"
@@ -177,9 +177,9 @@ measure_shared() {
     local round
     baseline
     fill_shared
-    for round in $(seq 0 "$rounds"); do
+    for round in $(seq 0 "$fleets"); do
         # The images are built in the first one.
-        say "shared, round $round of $rounds"
+        say "shared, round $round of $fleets"
         fresh_fleet 8
         provision_fleet "$([ "$round" = 0 ] && echo shared-first || echo shared)" bench-cuda --method share --cuda share --offline
         fleet_has "$has_driver; $has_compiler"
@@ -207,6 +207,10 @@ measure_growth() {
     done
     remove_fleet
     remove_base
+    # The images may have to be built.
+    fresh_fleet 1
+    provision_fleet growth-images bench-cuda --method share --cuda share --offline
+    remove_fleet
     for number in 1 2 4 8 16 32; do
         say "growth, $number shared"
         fresh_fleet "$number"
@@ -238,8 +242,8 @@ measure_upgrade() {
     local round
     baseline
     fill_shared
-    for round in $(seq "$rounds"); do
-        say "upgrade, round $round of $rounds"
+    for round in $(seq "$fleets"); do
+        say "upgrade, round $round of $fleets"
         upgrade shared bench-cuda --method share --cuda share --offline
         fresh_fleet 8
         timed upgrade-restart each restart_one "${fleet[@]}"

@@ -29,7 +29,7 @@ Exit codes:
   4   host configuration error
   5   installation error: download, verification, installer, apt, checks
   6   the container could not be stopped or started
-  10  plan, verify, status --check: something differs;
+  10  plan, verify, status --check, sync: something differs;
       doctor: something is wrong";
 
 /// NVIDIA's driver userland and CUDA in Proxmox VE LXC containers, from one verified cache

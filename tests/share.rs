@@ -256,3 +256,40 @@ fn without_packages_in_the_cache_cuda_is_not_shared_and_nothing_is_touched() {
         .says(&format!("nvstage prefetch --for {ctid}"));
     assert_eq!(host.config(&ctid), before);
 }
+
+#[test]
+fn doctor_finds_nothing_in_a_container_that_shares_and_says_when_the_host_goes_ahead() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[]);
+    host.start(&ctid);
+    provision(&host, &site.driver_only(), &ctid, &["--method", "share"]).code(0);
+    let findings = |run: &Run| -> Vec<String> {
+        let found = run.json()["findings"].as_array().unwrap().clone();
+        found.iter().map(|one| one["check"].as_str().unwrap().to_owned()).collect()
+    };
+    // Nothing of it is about the container; there is no unit on this host.
+    let healthy = host.run(&["--json", "doctor", &ctid]);
+    assert_eq!(findings(&healthy), ["boot-order"], "{}", healthy.stdout);
+    host.load_module(NEXT);
+    let behind = host.run(&["doctor", &ctid]).code(10);
+    behind.shows("nvstage sync");
+}
+
+#[test]
+fn a_clone_of_a_template_that_shares_goes_on_sharing_and_costs_one_check() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[&site.distribution()]);
+    host.start(&ctid);
+    prefetched(&host, &site, &ctid);
+    let recipe = site.recipe();
+    provision(&host, &recipe, &ctid, &["--method", "share", "--cuda", "share"]).code(0);
+    host.shell(&format!("pct shutdown {ctid} && pct template {ctid}")).code(0);
+    let (clone, made) = host.clone_of(&ctid, "--hostname worker");
+    made.code(0);
+    host.start(&clone);
+    changes_nothing(&host, &recipe, &clone);
+    assert_eq!(version_inside(&host, &clone), VERSION);
+    host.inside(&clone, COMPILER).code(0);
+    // It is known from now on.
+    host.run(&["status", &clone]).code(0).shows("share");
+}

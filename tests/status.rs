@@ -25,7 +25,7 @@ use nvstage::container::passthrough::{DeviceNode, Method, NodeKind, OwnLine};
 use nvstage::ctid::Ctid;
 use nvstage::engine::drift::Kind as Drift;
 use nvstage::engine::status::{ContainerStatus, Source, State};
-use nvstage::error::{Error, ExitCode, Result};
+use nvstage::error::{ExitCode, Result};
 use nvstage::event::Silent;
 use nvstage::host::Host as Machine;
 use nvstage::host::cancel::Cancel;
@@ -452,9 +452,12 @@ fn names_choose_and_unknown_ones_are_refused() {
     };
     assert_eq!(names(look(&["203", "201"]).unwrap()), ["201", "203"]);
     assert_eq!(names(look(&[]).unwrap()), ["201", "202"]);
-    let refused = |name| -> Error { look(&[name]).unwrap_err() };
-    assert_eq!(refused("999").code(), ExitCode::NotFound);
-    assert_eq!(refused("../x").code(), ExitCode::Input);
+    // One that is not there is told of, and the others are shown.
+    let found = look(&["201-203", "999"]).unwrap();
+    assert_eq!((found.exit, found.containers.len()), (ExitCode::NotFound, 3));
+    for bad in ["../x", "203-201"] {
+        assert_eq!(look(&[bad]).unwrap_err().code(), ExitCode::Input, "{bad}");
+    }
     // Without the option a drift is no failure.
     std::fs::remove_file(tree.at("etc/pve/lxc/201.conf")).unwrap();
     let arguments = Arguments { check: false, ..checking(&[]) };
@@ -611,6 +614,35 @@ fn real_containers_that_run_are_stopped_or_are_templates() {
     assert!(run.stdout.ends_with("\n3 containers, 3 drift\n"), "{}", run.stdout);
     host.run(&["status"]).code(0);
     host.run(&["status", "999999"]).code(3).says("failed to find it");
+}
+
+#[test]
+fn a_real_shared_driver_is_the_one_that_the_container_started_with() {
+    let (host, site) = (Host::new(Kind::Pct, Nodes::Silent), Site::new());
+    host.load_module(VERSION);
+    let made = ["privileged", "unprivileged"].map(|privilege| host.container(privilege, &[]));
+    let recipe = site.driver_only();
+    let arguments = ["provision", &made[0], &made[1], "--gpus", "0", "--recipe", &recipe];
+    host.run(&[&arguments[..], &["--method", "share"]].concat()).code(0);
+    host.shell(&format!("lxc-stop -k -n {}", made[1])).code(0);
+    let drivers = || -> Vec<serde_json::Value> {
+        let report = host.run(&["--json", "status"]).code(0).json();
+        made.iter().map(|ctid| seen(&report, ctid)["driver"].clone()).collect()
+    };
+    let driver = |version, source| serde_json::json!({ "version": version, "source": source });
+    assert_eq!(drivers(), [driver(VERSION, "inside"), driver(VERSION, "host")]);
+    host.run(&["status", "--check"]).code(0);
+    // The host's is another one now, and `current` follows; who runs keeps what it has.
+    let next = "580.95.05";
+    host.load_module(next);
+    let prefetch = ["prefetch", "--recipe", &recipe, "--set", &format!("driver={next}")];
+    host.run(&prefetch).code(0);
+    host.run(&["refresh"]);
+    assert_eq!(drivers(), [driver(VERSION, "inside"), driver(next, "host")]);
+    let run = host.run(&["status", "--check"]).code(10);
+    let text = format!("{}: driver {VERSION}, the kernel module is {next}; remedy:", made[0]);
+    assert!(run.stdout.contains(&text), "{}", run.stdout);
+    assert!(run.stdout.ends_with("\n2 containers, 1 drifts\n"), "{}", run.stdout);
 }
 
 #[test]

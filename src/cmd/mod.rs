@@ -299,6 +299,8 @@ pub fn load_recipe(context: &Context<'_>, name: &str) -> Result<Recipe> {
             .because(error)
             .hint(format!("shipped recipes: {}", Recipe::shipped_names().join(", ")))
     })?;
+    // Written down by its whole path: `sync` is called from somewhere else.
+    let path = std::path::absolute(&path).unwrap_or(path);
     Recipe::parse(&text, &path.to_string_lossy())
 }
 

@@ -3,10 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, RuntimeArgument};
-use crate::ctid::Ctid;
+use super::{Context, RuntimeArgument, select};
 use crate::engine::status::{ContainerStatus, Machine};
-use crate::error::{ExitCode, Result};
+use crate::error::{Error, ExitCode, Result};
+use crate::event::Event;
 use crate::report;
 use crate::runtime;
 use crate::version::DriverVersion;
@@ -14,7 +14,8 @@ use crate::version::DriverVersion;
 /// Show what every container has: method, versions, GPUs, drift, last run
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Containers; without any, all that nvstage manages or that have a GPU
+    /// Containers, or ranges of them (105-110); without any, all that nvstage manages or that have a
+    /// GPU
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
     /// Exit with 10 when something drifts
@@ -47,14 +48,16 @@ pub struct Status {
 /// Looks.
 ///
 /// # Errors
-/// Host error when there is no way to drive containers, or they cannot be listed; invalid input or
-/// not found for one that is named and not there. What else is wrong is told as drift.
+/// Invalid input; host error when there is no way to drive containers, or they cannot be listed. One
+/// that is named and not there is told of, and the exit code says so; what else is wrong is drift.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Status> {
-    let names = arguments.containers.iter();
-    let named = names.map(|name| Ctid::parse(name)).collect::<Result<Vec<_>>>()?;
     let runtime = runtime::choose(context.host, arguments.runtime.into())?;
+    let named = select(&arguments.containers, Some(&*runtime))?;
     let machine = Machine::read(context.host, &*runtime);
-    let containers = machine.containers(&named)?;
+    let (containers, missing) = machine.containers(&named)?;
+    for error in &missing {
+        context.events.emit(Event::Failed { text: error.to_string() });
+    }
     let module = machine.inventory.module_version().cloned();
     let mut host: Vec<String> =
         machine.problems.iter().map(|error| in_one_line(&error.to_string())).collect();
@@ -62,7 +65,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Status> {
         host.push("no kernel module of NVIDIA is loaded: no container can use a GPU".to_owned());
     }
     let drifts = !host.is_empty() || containers.iter().any(|status| !status.drift.is_empty());
-    let exit = if arguments.check && drifts { ExitCode::Differs } else { ExitCode::Done };
+    let differs = if arguments.check && drifts { ExitCode::Differs } else { ExitCode::Done };
+    let exit = ExitCode::combine(missing.iter().map(Error::code).chain([differs]));
     Ok(Status {
         schema: 1,
         command: "status",

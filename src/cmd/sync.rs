@@ -64,26 +64,42 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         )
         .hint("load it: `modprobe nvidia`"));
     };
-    let managed = managed(context, machine.containers(&named)?);
-    if arguments.check {
-        return Ok(Report::new("sync", managed.iter().map(|one| one.check(&module)).collect()));
+    let (containers, errors) = machine.containers(&named)?;
+    let managed = managed(context, containers);
+    for error in &errors {
+        context.events.emit(Event::Failed { text: error.to_string() });
     }
+    let mut report = match arguments.check {
+        true => Report::new("sync", managed.iter().map(|one| one.check(&module)).collect()),
+        false => Report::new("sync", bring(context, (&*runtime, arguments), (managed, &module))?),
+    };
+    let codes = errors.iter().map(Error::code).chain([report.exit]);
+    report.exit = ExitCode::combine(codes);
+    Ok(report)
+}
+
+/// Does what is to be done.
+fn bring(
+    context: &Context<'_>,
+    (runtime, arguments): (&dyn Runtime, &Arguments),
+    (managed, module): (Vec<Managed>, &DriverVersion),
+) -> Result<Vec<ContainerReport>> {
     let stores = Stores::open(context, &arguments.sources)?;
     let inventory = Inventory::read(&context.host.paths).map(Arc::new)?;
     let mut work = Work {
         context,
-        runtime: &*runtime,
+        runtime,
         supplies: &stores.supplies(context),
         inventory,
         image: Ok(None),
         drivers: Mutex::default(),
         in_use: if arguments.restart { InUse::Restart } else { InUse::Skip },
     };
-    work.tell(&managed, &module);
+    work.tell(&managed, module);
     // Those that have their own driver do not wait for it.
-    work.image = work.share(&managed, &module);
+    work.image = work.share(&managed, module);
     let batch = arguments.batch.batch(context, managed.len());
-    Ok(Report::new("sync", work.carry_out(managed, &module, &batch)))
+    Ok(work.carry_out(managed, module, &batch))
 }
 
 /// One container that nvstage manages.

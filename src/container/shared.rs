@@ -1,6 +1,6 @@
 //! `lxc.mount.entry` lines that show a tree of the host's inside, the same in every container.
 
-use super::config::{Dialect, Line, LineKind};
+use super::config::{Dialect, Line, LineKind, LxcConfig};
 use super::mount::{self, MountEntry};
 use super::rules;
 
@@ -39,6 +39,15 @@ impl SharedTree {
     }
 }
 
+/// The trees of the host's that the live section shows: their directories on the host.
+pub fn sources(config: &LxcConfig) -> Vec<String> {
+    let of_line = |line: Line<'_>| {
+        let source = mount::normal(entry(&line)?.source);
+        is_source(&source).then_some(source)
+    };
+    config.lines().filter_map(of_line).collect()
+}
+
 /// Whether a line shows a shared tree.
 pub(super) fn is_shared(line: &Line<'_>) -> bool {
     entry(line).is_some_and(|entry| is_from_shared(&entry))
@@ -54,8 +63,11 @@ pub(super) fn is_shared_text(text: &str, dialect: Dialect) -> bool {
 
 /// Whether an entry shows a shared tree.
 pub(super) fn is_from_shared(entry: &MountEntry<'_>) -> bool {
-    let source = mount::normal(entry.source);
-    SOURCES.iter().any(|directory| source.starts_with(directory))
+    is_source(&mount::normal(entry.source))
+}
+
+fn is_source(path: &str) -> bool {
+    SOURCES.iter().any(|directory| path.starts_with(directory))
 }
 
 fn entry<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {

@@ -45,7 +45,6 @@ fn driver_version(
     if let Some(recorded) = &inside.recorded {
         versions.push(("the installer's record".to_owned(), recorded.clone()));
     }
-    let remedy = remedy::provision(host, container);
     let differing: Vec<String> = versions
         .iter()
         .filter(|(_, version)| version != module)
@@ -59,6 +58,10 @@ fn driver_version(
         format!("programs do not find {}", listed(&unfound))
     } else {
         return Ok(Vec::new());
+    };
+    let remedy = match differing.is_empty() {
+        true => remedy::provision(host, container),
+        false => remedy::follow(host, container),
     };
     Ok(vec![Problem::error(inside.library_directory.as_str(), text).remedy(remedy)])
 }

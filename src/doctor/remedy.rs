@@ -5,6 +5,7 @@ use super::lines;
 use super::{Remedy, State};
 use crate::container::config::{Dialect, LxcConfig};
 use crate::gpu::Source;
+use crate::recipe::Userland;
 use crate::{recipe, shell};
 
 /// Provisions the container again, with what it was given before.
@@ -23,6 +24,16 @@ pub(super) fn provision(host: &HostEvidence<'_>, container: &ContainerEvidence) 
         }
     }
     shell::line(words)
+}
+
+/// Brings the container to the version of the kernel module: one that shares the host's driver is
+/// not installed into.
+pub(super) fn follow(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
+    let journal = container.journal.as_ref().ok().and_then(Option::as_ref);
+    match journal.map(|journal| journal.userland) {
+        Some(Userland::Share) => shell::line(["nvstage", "sync", container.ctid.as_str()]),
+        _ => provision(host, container),
+    }
 }
 
 /// Stops and starts the container.

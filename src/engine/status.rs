@@ -139,19 +139,20 @@ impl<'a> Machine<'a> {
     }
 
     /// Every container of this node that has a journal or a GPU, numbers by their size; or those that
-    /// are named, whatever they have.
+    /// are named, whatever they have, and an error for each of them of which there is neither a
+    /// configuration nor a journal.
     ///
     /// # Errors
-    /// Host error when they cannot be listed; not found or invalid input for one that is named and of
-    /// which there is neither a configuration nor a journal. What is wrong with one is its drift.
-    pub fn containers(&self, named: &[Ctid]) -> Result<Vec<ContainerStatus>> {
+    /// Host error when they cannot be listed. What is wrong with one of them is its drift.
+    pub fn containers(&self, named: &[Ctid]) -> Result<(Vec<ContainerStatus>, Vec<Error>)> {
         let managed: BTreeSet<Ctid> = journal::managed(&self.host.paths)?.into_iter().collect();
-        let mut all = self.runtime.containers()?;
-        all.extend(managed.iter().filter(|ctid| !all.contains(ctid)).cloned().collect::<Vec<_>>());
+        let mut all: BTreeSet<Ctid> = self.runtime.containers()?.into_iter().collect();
+        all.extend(managed.iter().cloned());
+        let missing = named.iter().filter(|ctid| !all.contains(ctid));
+        let missing = missing.filter_map(|ctid| Some(self.runtime.locate(ctid).err()?.on(ctid)));
+        let missing: Vec<Error> = missing.collect();
+        let mut all: Vec<Ctid> = all.into_iter().collect();
         all.sort_by_key(|ctid| (ctid.as_str().parse().unwrap_or(u32::MAX), ctid.clone()));
-        for ctid in named.iter().filter(|ctid| !all.contains(ctid)) {
-            self.runtime.locate(ctid)?;
-        }
         let looked_at = all.into_iter().map(|ctid| self.container(ctid));
         let mut found = looked_at.collect::<Result<Vec<_>>>()?;
         let shares: Vec<Share> = found.iter().filter_map(share).collect();
@@ -167,7 +168,7 @@ impl<'a> Machine<'a> {
             }
             false => named.contains(&status.container),
         });
-        Ok(found)
+        Ok((found, missing))
     }
 
     fn container(&self, ctid: Ctid) -> Result<ContainerStatus> {

@@ -129,10 +129,11 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
         let what = format!("let the group `{group}` alone use the devices: a mount has no group");
         return Err(Error::input(what).hint("`--passthrough device` has one").on(session.ctid));
     }
-    let ways = Ways::of(&wish.recipe, before.as_ref());
-    let known = before.as_ref().and_then(|journal| journal.cuda_image.as_deref());
+    let config = &configuration.config;
+    let ways = Ways::of(&wish.recipe, before.as_ref(), config);
+    let known = tenant::image_of(before.as_ref(), config);
     let known = match (cuda, known.filter(|_| ways.cuda == CudaMethod::Share)) {
-        (None, Some(id)) => shared::cuda_by_id(&session.host.paths, id)?,
+        (None, Some(id)) => shared::cuda_by_id(&session.host.paths, &id)?,
         _ => None,
     };
     let cuda = cuda.or(known.as_ref());

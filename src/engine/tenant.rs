@@ -5,12 +5,13 @@
 //! them, the directories that the dynamic linker searches, and its cache. What is missing is put
 //! right by the trees' mounts and one script inside.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::apt::system::installed_version;
-use crate::container::shared::SharedTree;
+use crate::container::{self, config::LxcConfig, shared::SharedTree};
+use crate::engine::journal;
 use crate::engine::shared::{self, CudaImage, DriverImage};
 use crate::engine::supplies::Supplies;
 use crate::engine::survey::{self, System};
@@ -35,6 +36,8 @@ pub const SET_UP: &str = concat!(
 
 /// The host's driver of the moment, as configurations name it.
 const SOURCE: &str = "/var/lib/nvstage/driver/current";
+/// Where the images of CUDA are mounted, as configurations name them.
+const IMAGES: &str = "/var/lib/nvstage/cuda/";
 /// Where it appears inside.
 pub(super) const DRIVER: &str = "/usr/lib/nvstage/driver";
 /// How the places of CUDA begin.
@@ -60,10 +63,22 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// As the user or the recipe says, or else as it has them now.
-    pub fn of(recipe: &Recipe, before: Option<&Journal>) -> Self {
-        let userland = recipe.userland().or(before.map(|journal| journal.userland));
-        let cuda = recipe.cuda().or(before.map(|journal| journal.cuda));
+    /// As the user or the recipe says, or else as it has them now: by its journal, or where it has
+    /// none, as a clone, by its lines.
+    pub fn of(recipe: &Recipe, before: Option<&Journal>, config: &LxcConfig) -> Self {
+        let sources = container::shared::sources(config);
+        let has_line = |of: &str| sources.iter().any(|source| source.starts_with(of));
+        let userland = match before {
+            Some(journal) => journal.userland,
+            None if has_line(SOURCE) => Userland::Share,
+            None => Userland::Installer,
+        };
+        let cuda = match before {
+            Some(journal) => journal.cuda,
+            None if has_line(IMAGES) => CudaMethod::Share,
+            None => CudaMethod::Apt,
+        };
+        let (userland, cuda) = (recipe.userland().or(Some(userland)), recipe.cuda().or(Some(cuda)));
         let cuda = match recipe.packages().is_empty() {
             true => CudaMethod::Apt,
             false => cuda.unwrap_or_default(),
@@ -86,7 +101,7 @@ impl Ways {
         if let Some(image) = cuda.filter(|_| self.cuda == CudaMethod::Share) {
             let id = &image.id;
             trees.extend(image.trees.iter().map(|tree| SharedTree {
-                source: format!("/var/lib/nvstage/cuda/{id}/{tree}"),
+                source: format!("{IMAGES}{id}/{tree}"),
                 target: tree.clone(),
             }));
         }
@@ -382,10 +397,15 @@ impl Known {
             if ways.cuda == CudaMethod::Share {
                 let distribution = &system.distribution;
                 let lock = supplies.stock(&wish.recipe, distribution, wish.architecture)?;
-                let image = lock.map(|lock| shared::cuda_at_hand(paths, &lock)).transpose()?;
-                match image.flatten() {
-                    Some(image) => {
-                        packages = of_image(&wish.recipe, &image);
+                let image = match &lock {
+                    Some(lock) => shared::cuda_at_hand(paths, lock)?,
+                    None => None,
+                };
+                match image.zip(lock) {
+                    Some((image, lock)) => {
+                        let journal = journal::load(paths, session.ctid)?;
+                        let of = (&image, &lock);
+                        packages = of_image(&wish.recipe, of, journal.as_ref());
                         apt = apt.with_packages(image.rest.clone());
                         images.cuda = Some(image);
                     }
@@ -415,9 +435,27 @@ impl Known {
     }
 }
 
-/// The packages of a recipe that come from the image, and are not for apt.
-pub fn of_image(recipe: &Recipe, image: &CudaImage) -> Vec<String> {
-    recipe.packages().iter().filter(|name| !image.rest.contains(name)).cloned().collect()
+/// The packages that the image is instead of: those of the recipe that are not for apt, and those of
+/// the lock that a purge which was cut short has written down.
+pub fn of_image(
+    recipe: &Recipe,
+    (image, lock): (&CudaImage, &Lock),
+    journal: Option<&Journal>,
+) -> Vec<String> {
+    let known = journal.map_or(&[][..], |journal| &journal.packages).iter();
+    let is_locked = |name: &&String| lock.packages.iter().any(|package| package.name == **name);
+    let all: BTreeSet<&String> = recipe.packages().iter().chain(known.filter(is_locked)).collect();
+    all.into_iter().filter(|name| !image.rest.contains(name)).cloned().collect()
+}
+
+/// The image of CUDA that a container has: by its journal, or where it has none by its lines.
+pub fn image_of(before: Option<&Journal>, config: &LxcConfig) -> Option<String> {
+    if let Some(journal) = before {
+        return journal.cuda_image.clone();
+    }
+    let sources = container::shared::sources(config);
+    let id = |source: &String| source.strip_prefix(IMAGES)?.split('/').next().map(str::to_owned);
+    sources.iter().find_map(id)
 }
 
 /// Whether something that is shared was set up in a container.

@@ -4,6 +4,7 @@
 //! A [`Board`] hears of every event. Lines keep the order in which their work began; the line in
 //! total is the last. Nothing here knows a terminal: size and time are given.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
@@ -35,7 +36,10 @@ struct Batch {
     began: Instant,
     done: usize,
     failed: usize,
+    differ: usize,
     skipped: usize,
+    /// The containers whose failure was told.
+    told: BTreeSet<String>,
 }
 
 /// One container, or a step that is about none.
@@ -45,8 +49,6 @@ struct Work {
     /// `None` between two steps.
     step: Option<String>,
     since: Instant,
-    /// Whether its failure was told already.
-    is_failure_told: bool,
 }
 
 /// Something whose bytes are moving.
@@ -71,9 +73,7 @@ impl Board {
             Event::StepEnded { container, step, .. } => self.end(container.as_ref(), step, now),
             Event::Progress { name, done, total } => self.moved(name, (*done, *total), now),
             Event::BatchStarted { containers, .. } => {
-                let containers = *containers;
-                let batch = Batch { containers, began: now, done: 0, failed: 0, skipped: 0 };
-                *self = Self { batch: Some(batch), ..Self::default() };
+                *self = Self { batch: Some(Batch::new(*containers, now)), ..Self::default() };
             }
             Event::ContainerStarted { container } => {
                 self.work.retain(|work| work.container.as_ref() != Some(container));
@@ -90,22 +90,15 @@ impl Board {
         }
     }
 
-    /// Notes that the failure of a container of the batch was told; `false` when it is not at work.
+    /// Notes that the failure of a container of the batch was told; `false` without a batch.
     pub(super) fn failure_is_told(&mut self, container: &str) -> bool {
-        if self.batch.is_none() {
-            return false;
-        }
-        let is_it = |work: &&mut Work| {
-            work.container.as_ref().is_some_and(|ctid| ctid.as_str() == container)
-        };
-        let found = self.work.iter_mut().find(is_it);
-        found.map(|work| work.is_failure_told = true).is_some()
+        let told = self.batch.as_mut().map(|batch| batch.told.insert(container.to_owned()));
+        told.is_some()
     }
 
-    /// Whether that was noted of a container at work.
+    /// Whether that was noted.
     pub(super) fn was_failure_told(&self, container: &Ctid) -> bool {
-        let mut work = self.work.iter();
-        work.any(|work| work.is_failure_told && work.container.as_ref() == Some(container))
+        self.batch.as_ref().is_some_and(|batch| batch.told.contains(container.as_str()))
     }
 
     fn begin(&mut self, container: Option<&Ctid>, step: &str, now: Instant) {
@@ -159,6 +152,7 @@ impl Board {
         let Some(batch) = &mut self.batch else { return };
         match outcome {
             "failed" => batch.failed += 1,
+            "differs" => batch.differ += 1,
             "skipped" => batch.skipped += 1,
             _ => batch.done += 1,
         }
@@ -212,6 +206,11 @@ impl Board {
 }
 
 impl Batch {
+    fn new(containers: usize, began: Instant) -> Self {
+        let (done, failed, differ, skipped) = (0, 0, 0, 0);
+        Self { containers, began, done, failed, differ, skipped, told: BTreeSet::new() }
+    }
+
     /// `5 of 12 done, 1 failed, 3 at work, 1:42`; in few columns what is less wanted goes first.
     fn line(&self, at_work: usize, columns: usize, now: Instant) -> String {
         let done = format!("{} of {} done", self.done, self.containers);
@@ -219,7 +218,7 @@ impl Batch {
             0 => String::new(),
             _ => format!(", {count} {word}"),
         };
-        let failed = counted(self.failed, "failed");
+        let failed = counted(self.failed, "failed") + &counted(self.differ, "differ");
         let skipped = counted(self.skipped, "skipped");
         let at_work = counted(at_work, "at work");
         let time = format!(", {}", clock(now.duration_since(self.began)));
@@ -239,7 +238,7 @@ impl Batch {
 impl Work {
     fn new(container: Option<&Ctid>, step: Option<&str>, since: Instant) -> Self {
         let (container, step) = (container.cloned(), step.map(str::to_owned));
-        Self { container, step, since, is_failure_told: false }
+        Self { container, step, since }
     }
 
     fn words(&self) -> &str {

@@ -44,7 +44,7 @@ fn within(lines: &str, columns: u16) -> String {
 
 /// `201: done, exit code 0, log /var/log/nvstage/…/201.log`.
 fn last_line(container: &ContainerReport) -> String {
-    let what = match outcome(container) {
+    let what = match container.outcome() {
         outcome @ ("failed" | "differs") => outcome,
         _ => "done",
     };
@@ -76,7 +76,7 @@ fn rows(containers: &[ContainerReport], columns: u16) -> String {
     for container in containers {
         let seconds: f64 = container.steps.iter().map(|step| step.seconds).sum();
         let (ctid, outcome, time) =
-            (&container.container, outcome(container), format!("{seconds:.1} s"));
+            (&container.container, container.outcome(), format!("{seconds:.1} s"));
         let what = what(container);
         let separator = if what.is_empty() { "" } else { ": " };
         let _ = writeln!(lines, "{ctid} {outcome}, {time}{separator}{what}");
@@ -85,8 +85,10 @@ fn rows(containers: &[ContainerReport], columns: u16) -> String {
     if columns < TABLE { within(&lines, columns) } else { table.trim_fmt() + "\n" }
 }
 
+/// Of those that were not begun everything is in their row.
 fn needs_attention(container: &ContainerReport) -> bool {
-    container.exit != ExitCode::Done || warned(container).next().is_some()
+    let is_odd = container.exit != ExitCode::Done || warned(container).next().is_some();
+    is_odd && !container.not_begun
 }
 
 fn warned(container: &ContainerReport) -> impl Iterator<Item = &StepReport> {
@@ -97,24 +99,10 @@ fn changed(container: &ContainerReport) -> impl Iterator<Item = &StepReport> {
     container.steps.iter().filter(|step| matches!(step.outcome, Outcome::Changed(_)))
 }
 
-/// What a container's work came to, in a word.
-fn outcome(container: &ContainerReport) -> &'static str {
-    let is_skipped = |step: &StepReport| matches!(step.outcome, Outcome::Skipped(_));
-    match (&container.error, container.exit) {
-        (_, ExitCode::Differs) => "differs",
-        (Some(_), _) => "failed",
-        (None, ExitCode::Done) if changed(container).next().is_some() => "done",
-        (None, ExitCode::Done) if warned(container).next().is_some() => "warning",
-        (None, ExitCode::Done) if container.steps.iter().all(is_skipped) => "skipped",
-        (None, ExitCode::Done) => "unchanged",
-        (None, _) => "failed",
-    }
-}
-
 /// What there is to say of it in one cell: the error, or what was changed and what was warned of, or
 /// why nothing was done.
 fn what(container: &ContainerReport) -> String {
-    if let Some(error) = &container.error {
+    if let Some(error) = container.error.as_ref().filter(|_| !container.not_begun) {
         return format!("failed to {}", error.what());
     }
     let names = |steps: &mut dyn Iterator<Item = &StepReport>| {
@@ -134,9 +122,9 @@ fn what(container: &ContainerReport) -> String {
 
 /// `12 containers: 9 done, 2 unchanged, 1 failed`.
 fn total(containers: &[ContainerReport]) -> String {
-    let words = ["done", "unchanged", "warning", "differs", "skipped", "failed"];
+    let words = ["done", "unchanged", "differs", "skipped", "failed"];
     let count = |word: &str| {
-        let count = containers.iter().filter(|container| outcome(container) == word).count();
+        let count = containers.iter().filter(|container| container.outcome() == word).count();
         (count > 0).then(|| format!("{count} {word}"))
     };
     let counted: Vec<String> = words.into_iter().filter_map(count).collect();

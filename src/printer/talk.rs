@@ -113,7 +113,7 @@ impl Talk {
         let is_told = self.board.was_failure_told(container);
         let seconds = took.as_secs_f64();
         match outcome {
-            "failed" if is_told => None,
+            "failed" | "differs" if is_told => None,
             "skipped" => Some(format!("{container} skipped")),
             _ => Some(format!("{container} {outcome}, {seconds:.1} s")),
         }

@@ -202,10 +202,22 @@ fn a_failure_is_told_once_whatever_comes_first() {
     scene.hear(batch(2)).hear(began("201"));
     scene.hear(ended("201", "failed"));
     scene.hear(Event::Failed { text: "container 201: failed to start it".to_owned() });
+    scene.shows(&["201 failed, 12.3 s", "201 failed: start it", "0 of 2 done, 1 failed, 0:00"]);
+}
+
+#[test]
+fn a_container_that_fails_before_it_begins_has_one_line() {
+    let mut scene = Scene::new(24, 80);
+    scene.hear(batch(3));
+    scene.hear(Event::Failed { text: "container 201: failed to find it".to_owned() });
+    scene.hear(ended("201", "failed"));
+    scene.hear(Event::Failed { text: "container 202: failed to pass checks".to_owned() });
+    scene.hear(ended("202", "differs")).hear(ended("203", "differs"));
     scene.shows(&[
-        "201 failed, 12.3 s",
-        "error: container 201: failed to start it",
-        "0 of 2 done, 1 failed, 0:00",
+        "201 failed: find it",
+        "202 failed: pass checks",
+        "203 differs, 12.3 s",
+        "0 of 3 done, 1 failed, 2 differ, 0:00",
     ]);
 }
 

@@ -25,6 +25,7 @@ use crate::engine::wish::{AtTheEnd, Stage, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::journal::Journal;
+use crate::lock::Lock;
 use crate::plan::{Action, DriverState, Intent, Plan, Sharing, Situation};
 use crate::recipe::{Recipe, Userland};
 use crate::report::{ContainerReport, Outcome, Step};
@@ -66,6 +67,8 @@ pub struct Job<'a> {
     ways: Ways,
     /// What it is to share.
     images: Images,
+    /// The lock of the CUDA that it is to share.
+    lock: Option<Lock>,
     /// The recipe with the packages that are for apt.
     apt: Recipe,
 }
@@ -88,6 +91,7 @@ pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerRepor
         steps: Steps::new(session, events),
         ways: Ways::default(),
         images: Images::default(),
+        lock: None,
         apt: (*means.wish.recipe).clone(),
     };
     let result = job.carry_out();

@@ -55,7 +55,7 @@ impl Job<'_> {
         let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
         self.apt = (**recipe).clone().with_packages(image.rest.clone());
         let outside = survey::outside(self.session, wish, Some(&image))?;
-        self.images.cuda = Some(image);
+        (self.images.cuda, self.lock) = (Some(image), Some(lock));
         Ok(outside)
     }
 
@@ -77,8 +77,9 @@ impl Job<'_> {
         let mut own = Own::default();
         if self.ways.share() {
             let system = survey::system(&root, wish.architecture)?;
-            let cuda = self.images.cuda.as_ref();
-            let packages = cuda.map(|image| tenant::of_image(&wish.recipe, image));
+            let cuda = self.images.cuda.as_ref().zip(self.lock.as_ref());
+            let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
+            let packages = cuda.map(|of| tenant::of_image(&wish.recipe, of, journal.as_ref()));
             own = Own::of(&root, &system, self.ways, &packages.unwrap_or_default());
         }
         let triplet = wish.architecture.triplet();
