@@ -242,6 +242,7 @@ measure_upgrade() {
     local round
     baseline
     fill_shared
+    build_next
     for round in $(seq "$fleets"); do
         say "upgrade, round $round of $fleets"
         upgrade shared bench-cuda --method share --cuda share --offline
@@ -252,18 +253,25 @@ measure_upgrade() {
     done
 }
 
-# upgrade NAME RECIPE OPTION…: eight containers follow the host to the next driver, which the cache has. `refresh` is what the
-# boot unit runs.
+# build_next: the image of the next driver, which the boot unit builds from the cache on a real host.
+build_next() {
+    load_module "$next"
+    fresh_fleet 1
+    nvstage prefetch --recipe "$recipe" --for debian12 > "$directory/output"
+    nvstage provision --recipe "$directory/bench-cuda.toml" --gpus 0 --method share --cuda share "${fleet[@]}" > "$directory/output"
+    remove_fleet
+    load_module "$version"
+}
+
+# upgrade NAME RECIPE OPTION…: eight containers follow the host to the next driver, which the cache has.
 upgrade() {
     fresh_fleet 8
     nvstage provision --recipe "$directory/$2.toml" --gpus 0 --jobs "$jobs" "${@:3}" "${fleet[@]}" > "$directory/output"
     load_module "$next"
-    nvstage prefetch --recipe "$directory/$2.toml" --for debian12 > "$directory/output"
-    nvstage refresh > "$directory/output"
     calls
-    timed "upgrade-$1" nvstage sync --restart --jobs "$jobs"
+    timed "upgrade-$1" nvstage sync --restart --jobs "$jobs" "${fleet[@]}"
     calls "upgrade-$1-calls"
-    each_of "upgrade-$1-calls" 8
+    each_of "upgrade-$1-calls" "${#fleet[@]}"
     fleet_has "${has_driver//$version/$next}"
     load_module "$version"
     remove_fleet

@@ -171,8 +171,8 @@ What they mean:
 - Share: driver and CUDA are images on the host. In each container there remain a line, a restart, links and \`ldconfig\`.
 - Nothing to do: linked clones of a template, the second time that each is looked at. Own processor time is \`utime\` and \`stime\`
   of nvstage's process without its children, divided by the number of containers.
-- Host upgrade: the cache has the next driver, and \`refresh\` has run as at every boot. \`sync --restart\` looks at each container,
-  restarts it, and checks it; beside it \`pct shutdown\` and \`pct start\` of eight, $jobs at a time. Counted as reached within a tenth.
+- Host upgrade: the cache has the next driver, and its image is built, as the boot unit does it. \`sync --restart\` looks at
+  each container, restarts it, and checks it; beside it \`pct shutdown\` and \`pct start\` of eight, $jobs at a time. Counted as reached within a tenth.
 - Growth: the time for each container, of as many together as the column says. Linear is at most what one takes alone
   (and a twentieth for chance).
 END

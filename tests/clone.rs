@@ -198,6 +198,34 @@ fn a_full_clone_of_a_provisioned_template_costs_one_check() {
 }
 
 #[test]
+fn a_clone_of_a_template_that_shares_the_hosts_driver_follows_the_host_and_installs_nothing() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let recipe = site.driver_only();
+    let share = |ctid: &str| {
+        let gpus = ["--gpus", "0", "--recipe", &recipe, "--method", "share"];
+        host.run(&[&["--json", "provision", ctid], &gpus[..]].concat())
+    };
+    let source = host.container("unprivileged", &[]);
+    host.start(&source);
+    share(&source).code(0);
+    host.shell(&format!("pct shutdown {source} && pct template {source}")).code(0);
+    let clone = host.clone_of(&source, "").0;
+    host.start(&clone);
+    let init = host.init(&clone);
+    host.pct_calls();
+    assert_unchanged(share(&clone));
+    assert_eq!(host.pct_calls().len(), 1);
+    assert_eq!(host.init(&clone), init, "it was restarted");
+
+    host.load_module("580.95.05");
+    let run = share(&clone).code(0);
+    assert!(!run.stdout.contains("install driver"), "{}", run.stdout);
+    let smi = host.inside(&clone, "nvidia-smi").code(0).stdout;
+    assert!(smi.contains("580.95.05"), "{smi}");
+}
+
+#[test]
 fn a_stopped_clone_is_started_and_looked_at() {
     let host = Host::new(Kind::Pct, ANSWERING);
     let site = Site::new();
