@@ -49,13 +49,7 @@ impl Job<'_> {
         let (wish, supplies) = (self.means.wish, self.means.supplies);
         let (recipe, ctid) = (&wish.recipe, self.session.ctid);
         let system = survey::system(root, wish.architecture).map_err(|error| error.on(ctid))?;
-        let distribution = &system.distribution;
-        recipe.repository(distribution, wish.architecture)?;
-        let lock = supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
-            Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
-                .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
-                .on(ctid)
-        })?;
+        let lock = tenant::locked(supplies, wish, (&system, ctid))?;
         let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
         self.apt = (**recipe).clone().with_packages(image.rest.clone());
         let outside = survey::outside(self.session, wish, Some(&image))?;
@@ -84,7 +78,9 @@ impl Job<'_> {
             let system = survey::system(&root, wish.architecture)?;
             let cuda = self.images.cuda.as_ref().zip(self.lock.as_ref());
             let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
-            let packages = cuda.map(|of| tenant::of_image(&wish.recipe, of, journal.as_ref()));
+            let packages = cuda.map(|(image, lock)| {
+                tenant::instead(&wish.recipe, (&image.rest, lock), journal.as_ref())
+            });
             own = Own::of(&root, &system, self.ways, &packages.unwrap_or_default());
         }
         let triplet = wish.architecture.triplet();
