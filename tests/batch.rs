@@ -78,7 +78,7 @@ fn five_of_eight_fail_in_different_steps_and_the_others_are_done() {
     let config = scene.host.config(&scene.ids[5]);
     std::fs::write(scene.host.config_path(&scene.ids[5]), config.clone() + broken).unwrap();
     scene.steer(7, "kernel-version", "570.207");
-    let run = scene.provision(&["--jobs", "3"]).code(1);
+    let run = scene.provision(&["--jobs", "3"]).code(1).says("6 of 6 containers share a GPU");
     let report = run.json();
     assert_eq!(exits(&report), [0, 3, 4, 5, 0, 6, 0, 5]);
     assert_eq!(report["exit"], 1);

@@ -26,6 +26,9 @@ put_all() { # the pins first: from the moment the repository is known, no driver
     put "$sources" "$sources_text"
   fi
 }
+# One at a time, also when nvstage was killed and this goes on. What apt starts does not keep the lock.
+exec 9>/run/.nvstage.lock
+command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
 wait_until_up 60
 
 # An empty place for packages: apt takes one that lies in its own by its size alone.
@@ -39,7 +42,7 @@ rm -rf "$work" "$archives" && mkdir -p "$work/lists/partial" "$archives/partial"
 }
 apt_get() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
   -o Dir::Cache::archives="$archives" -o Acquire::ForceHash=SHA256 \
-  -o APT::Get::AllowUnauthenticated=false -o Acquire::AllowInsecureRepositories=false "$@"; }
+  -o APT::Get::AllowUnauthenticated=false -o Acquire::AllowInsecureRepositories=false "$@" 9>&-; }
 if [ "$mirror" = - ]; then
   put_all
   apt() { apt_get -o Acquire::Retries=3 "$@"; }

@@ -119,6 +119,11 @@ fn judge(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<()> {
         return Ok(());
     }
     let error = Error::install(format!("install {}", job.recipe.packages().join(" ")));
+    if ran.answer.has("busy") {
+        return Err(error
+            .because("another installer is at work inside the container, for 15 minutes now")
+            .hint("wait for it, or restart the container; then run the command again"));
+    }
     let is_refused = ran.answer.has("refused") || ran.answer.has("failed");
     if !is_refused && session.is_gone_within(Duration::from_secs(3))? {
         return Err(error

@@ -29,15 +29,15 @@ pub fn clean(session: &Session<'_>) -> Result<()> {
 const LEFT: [&str; 4] =
     ["/root/.nvstage", "/root/.nvstage.run", "/run/nvstage-apt", "/var/cache/nvstage-apt"];
 
-/// Takes away what a run that was killed left inside a running container, whose script then came to
+/// Takes away what a run that was killed left inside a running container, whose script then comes to
 /// its end by itself. Where nothing is left this costs nothing; what cannot be taken away stays.
 pub fn sweep(session: &Session<'_>, pid: u32) {
     let Ok(root) = ContainerRoot::of_process(pid) else { return };
-    if root.identity(PLACE).is_ok() {
-        let _ = mount::detach(pid, PLACE);
-    }
-    if LEFT.iter().any(|path| root.identity(path).is_ok()) {
+    let is_there = |path: &str| root.identity(path).is_ok();
+    if is_there(PLACE) || LEFT.iter().any(|path| is_there(path)) {
+        // The script first: it waits for one that goes on, and may be using what is shown.
         let _ = clean(session);
+        let _ = mount::detach(pid, PLACE);
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Means<'a> {
     pub manner: Manner,
 }
 
+/// How long a container whose processes end already may still be there.
+const GOING_DOWN: Duration = Duration::from_secs(10);
+
 /// One container's job.
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -141,10 +144,7 @@ impl Job<'_> {
         let Some(pid) = pid else { return Ok((outside, None)) };
         match self.look_inside(pid, 30) {
             Ok(seen) => Ok((outside, Some(seen))),
-            Err(error)
-                if !error.is_interrupted()
-                    && self.session.is_gone_within(Duration::from_secs(3))? =>
-            {
+            Err(error) if !error.is_interrupted() && self.session.is_gone_within(GOING_DOWN)? => {
                 self.warn(&format!("it stopped while it was looked into: {}", error.what()));
                 let outside = survey::outside(self.session, self.means.wish, None)?;
                 Ok((self.obtain_images(outside)?, None))

@@ -22,6 +22,10 @@ impl Job<'_> {
         self.ways = outside.ways;
         if self.ways.userland == Userland::Share {
             let (host, means) = (self.session.host, self.means);
+            if means.wish.inventory.module_version().is_none() {
+                let what = "share the host's driver: no NVIDIA kernel module is loaded";
+                return Err(Error::host(what).hint("load it: `modprobe nvidia`"));
+            }
             let image = shared::obtain_driver(host, means.supplies, means.driver)?;
             shared::switch(host, &image.version)?;
             self.images.driver = Some(image);
@@ -45,13 +49,7 @@ impl Job<'_> {
         let (wish, supplies) = (self.means.wish, self.means.supplies);
         let (recipe, ctid) = (&wish.recipe, self.session.ctid);
         let system = survey::system(root, wish.architecture).map_err(|error| error.on(ctid))?;
-        let distribution = &system.distribution;
-        recipe.repository(distribution, wish.architecture)?;
-        let lock = supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
-            Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
-                .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
-                .on(ctid)
-        })?;
+        let lock = tenant::locked(supplies, wish, (&system, ctid))?;
         let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
         self.apt = (**recipe).clone().with_packages(image.rest.clone());
         let outside = survey::outside(self.session, wish, Some(&image))?;
@@ -63,6 +61,7 @@ impl Job<'_> {
     /// is refused by then.
     pub(super) fn is_restarted_anyway(&self, outside: &Outside) -> bool {
         self.ways.userland == Userland::Share
+            && self.apt.packages().is_empty()
             && outside.edit.changed()
             && outside.reach == Reach::AtStart
     }
@@ -79,7 +78,9 @@ impl Job<'_> {
             let system = survey::system(&root, wish.architecture)?;
             let cuda = self.images.cuda.as_ref().zip(self.lock.as_ref());
             let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
-            let packages = cuda.map(|of| tenant::of_image(&wish.recipe, of, journal.as_ref()));
+            let packages = cuda.map(|(image, lock)| {
+                tenant::instead(&wish.recipe, (&image.rest, lock), journal.as_ref())
+            });
             own = Own::of(&root, &system, self.ways, &packages.unwrap_or_default());
         }
         let triplet = wish.architecture.triplet();
@@ -146,8 +147,8 @@ impl Job<'_> {
             let known = journal::load(paths, session.ctid)?;
             let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
             let others: Vec<String> = others.filter(|name| !own.packages.contains(name)).collect();
-            detach::purge(session, &own.packages)?;
-            self.note(|journal| journal.packages = others)?;
+            detach::purge(session, &own.packages, &others)
+                .map_err(|error| error.hint("`--cuda apt` leaves them as they are"))?;
         }
         Ok(())
     }
@@ -156,6 +157,9 @@ impl Job<'_> {
         let (session, wish) = (self.session, self.means.wish);
         if self.ways.userland == Userland::Share {
             self.note_driver()?;
+        }
+        for directory in self.images.hidden(root) {
+            self.warn(&format!("`{directory}` has files of its own, which the host's hide"));
         }
         self.images.align(pid, root).map_err(|error| error.on(session.ctid))?;
         let triplet = wish.architecture.triplet();
