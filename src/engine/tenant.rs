@@ -512,7 +512,7 @@ pub fn remains(root: &ContainerRoot) -> bool {
 fn is_shown(root: &ContainerRoot, shown: &Shown<'_>) -> bool {
     let here = std::fs::metadata(&shown.source).map(|here| (here.dev(), here.ino()));
     match (here, root.identity(&shown.target)) {
-        (Ok(here), Ok(there)) => here == there,
+        (Ok(here), Ok(there)) => here == there && mount::is_in_image(&shown.source),
         _ => false,
     }
 }
