@@ -148,6 +148,24 @@ impl fmt::Debug for Session<'_> {
     }
 }
 
+/// Runs `timeout` with its arguments. It ends with the one process that it has begun, and what that
+/// has begun in turn goes on where it ignores SIGTERM (coreutils `src/timeout.c`). All of them are in
+/// the group that `timeout` makes: ten seconds later they are killed.
+const WITHIN_TIME: &str = r#"
+timeout "$@" &
+group=$!
+wait "$group"
+status=$?
+if [ "$status" -eq 124 ]; then
+    for second in 1 2 3 4 5 6 7 8 9 10; do
+        kill -s 0 -- "-$group" 2>/dev/null || break
+        sleep 1
+    done
+    kill -s KILL -- "-$group" 2>/dev/null
+fi
+exit "$status"
+"#;
+
 /// A script to run inside a container, and its arguments.
 #[derive(Debug)]
 pub struct Inside {
@@ -222,8 +240,8 @@ impl Session<'_> {
             ])
             .args(["HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"])
             .args(["NEEDRESTART_SUSPEND=1", "TERM=dumb"])
-            .args(["timeout", "-k", "10", &inside.limit.as_secs().to_string()])
-            .args(["sh", "-c", inside.script, "nvstage"])
+            .args(["sh", "-c", WITHIN_TIME, "nvstage", "-k", "10"])
+            .args([&inside.limit.as_secs().to_string(), "sh", "-c", inside.script, "nvstage"])
             .args(inside.arguments.iter());
         // The inner limit does the work; the outer one is for a container that hangs.
         command.limit = inside.limit + Duration::from_secs(30);
@@ -317,19 +335,30 @@ impl Session<'_> {
         Err(Error::restart(what).on(self.ctid))
     }
 
-    /// Stops and starts a running container; returns its new first process. Interrupted while it
-    /// stops, a container that goes down all the same is started again: it is somebody's.
+    /// Stops and starts a running container; returns its new first process. Where the stopping is
+    /// interrupted or fails, a container that goes down all the same is started again: it is
+    /// somebody's.
     ///
     /// # Errors
     /// Restart error, or the interruption.
     pub fn restart(&self) -> Result<u32> {
+        if self.host.cancel.is_at_once() {
+            return Err(Error::interrupted());
+        }
         if let Err(error) = self.stop() {
-            if error.is_interrupted() && self.is_gone_within(Duration::from_secs(10))? {
-                self.start_regardless()?;
-            }
+            self.start_if_it_goes_down(&error)?;
             return Err(error);
         }
         self.start_regardless()
+    }
+
+    /// Waits as long as a shutdown takes that was begun, whatever became of the one who asked for it.
+    fn start_if_it_goes_down(&self, why: &Error) -> Result<()> {
+        // Where LXC does not answer, starting what runs does no harm.
+        if self.is_gone_within(STATE_LIMIT).unwrap_or(true) {
+            self.start_regardless().map_err(|error| error.because(why.what()))?;
+        }
+        Ok(())
     }
 
     /// Whether the container is stopped, or will be within this time; nothing interrupts it.
