@@ -324,6 +324,48 @@ fn at_any_moment_of_a_pushed_installation() {
 }
 
 #[test]
+fn a_kill_after_the_start_leaves_it_to_the_next_run_to_stop_the_container_again() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 2 > /etc/nvidia-standin/sleep-after").code(0);
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    let recipe = scene.site.driver_only();
+    let mut child = scene.begin_with(&recipe, &["--restore-state"]);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 2")
+    });
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    assert_ne!(scene.host.init(&scene.ctid), 0);
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--restore-state"];
+    scene.host.run(&again).code(0).shows("stopped again");
+    assert_eq!(scene.host.init(&scene.ctid), 0);
+    // Once it is over, a container that somebody starts runs on.
+    scene.host.start(&scene.ctid);
+    scene.host.run(&again).code(0);
+    assert_ne!(scene.host.init(&scene.ctid), 0);
+}
+
+#[test]
+fn a_kill_while_restarting_leaves_it_to_the_next_run_to_start_the_container_again() {
+    let scene = Scene::new();
+    scene.host.fault("stop-hangs", true);
+    let recipe = scene.site.driver_only();
+    let mut child = scene.begin_with(&recipe, &["--restore-state"]);
+    eventually("it is being stopped", Duration::from_secs(30), || {
+        scene.host.pct_calls().iter().any(|call| call.starts_with("shutdown "))
+    });
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid));
+    scene.host.release(&format!("/run/lock/lxc/pve-config-{}.lock", scene.ctid));
+    scene.host.fault("stop-hangs", false);
+    assert_eq!(scene.host.init(&scene.ctid), 0);
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--restore-state"];
+    scene.host.run(&again).code(0);
+    assert_ne!(scene.host.init(&scene.ctid), 0, "it was stopped again");
+}
+
+#[test]
 fn containers_that_were_not_reached_are_not_touched() {
     let scene = Scene::new();
     scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
