@@ -157,6 +157,28 @@ fn sighup_while_installing() {
 }
 
 #[test]
+fn a_hangup_that_the_caller_has_it_ignore_changes_nothing() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 3 > /etc/nvidia-standin/sleep-after").code(0);
+    let recipe = scene.site.driver_only();
+    let mut nvstage = scene.host.nvstage();
+    nvstage.args(["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe]);
+    // As `nohup` does.
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(nvstage.get_program()).args(nvstage.get_args());
+    for (name, value) in nvstage.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 3")
+    });
+    signal(&child, "-HUP");
+    ended(child).code(0).says("driver: changed");
+}
+
+#[test]
 fn sigterm_after_sigint_while_installing() {
     while_installing(&["-INT", "-TERM"], &["--stage", "push"]);
 }
