@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::answer::Answer;
 use crate::apt;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
+use crate::container::shared;
 use crate::engine::configure::{self, Applied, Change};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
@@ -78,7 +79,7 @@ impl Work<'_> {
         if removal > Removal::Devices {
             self.inside(removal, journal.as_ref(), pid)?;
         }
-        let taken = self.lines()?;
+        let taken = self.lines(removal)?;
         self.power(was_running, &taken)
     }
 
@@ -122,11 +123,11 @@ impl Work<'_> {
         result.and(stopped)
     }
 
-    fn lines(&mut self) -> Result<Taken> {
+    fn lines(&mut self, removal: Removal) -> Result<Taken> {
         let session = self.session;
         session.host.cancel.check()?;
         let began = self.steps.begin(Step::Passthrough);
-        let result = take_out(session);
+        let result = take_out(session, removal);
         if let Ok((_, Taken { edit, .. })) = &result {
             for line in &edit.foreign {
                 self.steps.warn(&format!("kept `{}`: {}", line.text, line.why));
@@ -185,15 +186,19 @@ struct Taken {
 }
 
 /// The edit of the configuration; where somebody else changed the file meanwhile, once more.
-fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
+fn take_out(session: &Session<'_>, removal: Removal) -> Result<(Outcome, Taken)> {
     for _ in 0..2 {
         let read = Configuration::read(session)?;
         let paths = &session.host.paths;
         let known = journal::of(paths, session.ctid, &read.config)?;
-        let own = match &known {
+        let mut own = match &known {
             Some(journal) => journal.lines.clone(),
             None => passthrough::in_our_form(&read.config, &own_majors(paths)?),
         };
+        if removal == Removal::Devices {
+            // A shared driver is the container's userland, and stays like an installed one.
+            own.retain(|line| !line.text.as_deref().is_some_and(shared::is_in));
+        }
         let edit = passthrough::withdraw(&read.config, &own);
         let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
         let mut after = before.clone();

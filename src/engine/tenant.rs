@@ -11,17 +11,18 @@ use std::path::Path;
 
 use crate::apt::system::installed_version;
 use crate::container::{self, config::LxcConfig, shared::SharedTree};
+use crate::ctid::Ctid;
 use crate::engine::journal;
 use crate::engine::shared::{self, CudaImage, DriverImage};
 use crate::engine::supplies::Supplies;
 use crate::engine::survey::{self, System};
 use crate::engine::wish::Wish;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::mount;
 use crate::host::rootfs::ContainerRoot;
 use crate::journal::Journal;
-use crate::lock::Lock;
+use crate::lock::{Lock, LockedPackage, Role};
 use crate::plan::{DriverState, Sharing};
 use crate::recipe::{CudaMethod, Recipe, Userland};
 use crate::runtime::Session;
@@ -416,22 +417,18 @@ impl Known {
             let system = survey::system(root, wish.architecture)?;
             let mut packages = Vec::new();
             if ways.cuda == CudaMethod::Share {
-                let distribution = &system.distribution;
-                let lock = supplies.stock(&wish.recipe, distribution, wish.architecture)?;
-                let image = match &lock {
-                    Some(lock) => shared::cuda_at_hand(paths, lock)?,
-                    None => None,
+                let lock = locked(supplies, wish, (&system, session.ctid))?;
+                let (image, rest) = match shared::cuda_at_hand(paths, &lock)? {
+                    Some(image) => (Some(image.clone()), image.rest),
+                    None => (None, of_distribution(&lock)),
                 };
-                match image.zip(lock) {
-                    Some((image, lock)) => {
-                        let journal = journal::load(paths, session.ctid)?;
-                        let of = (&image, &lock);
-                        packages = of_image(&wish.recipe, of, journal.as_ref());
-                        apt = apt.with_packages(image.rest.clone());
-                        images.cuda = Some(image);
-                    }
-                    None => missing.push("CUDA".to_owned()),
+                let journal = journal::load(paths, session.ctid)?;
+                packages = instead(&wish.recipe, (&rest, &lock), journal.as_ref());
+                apt = apt.with_packages(rest);
+                if image.is_none() {
+                    missing.push("CUDA".to_owned());
                 }
+                images.cuda = image;
             }
             own = Own::of(root, &system, ways, &packages);
         }
@@ -456,17 +453,45 @@ impl Known {
     }
 }
 
-/// The packages that the image is instead of: those of the recipe that are not for apt, and those of
-/// the lock that a purge which was cut short has written down.
-pub fn of_image(
+/// The lock whose CUDA a container is to share.
+///
+/// # Errors
+/// Install error where the cache has none; invalid input for a distribution that the recipe does not
+/// know.
+pub fn locked(
+    supplies: &Supplies<'_>,
+    wish: &Wish,
+    (system, ctid): (&System, &Ctid),
+) -> Result<Lock> {
+    let (recipe, distribution) = (&wish.recipe, &system.distribution);
+    recipe.repository(distribution, wish.architecture)?;
+    supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
+        Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
+            .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
+            .on(ctid)
+    })
+}
+
+/// The packages of a lock that come from the distribution.
+fn of_distribution(lock: &Lock) -> Vec<String> {
+    let is_of = |package: &&LockedPackage| {
+        let repository = lock.repository(&package.repository);
+        repository.is_some_and(|repository| repository.role == Role::Distribution)
+    };
+    lock.packages.iter().filter(is_of).map(|package| package.name.clone()).collect()
+}
+
+/// The packages that the image is instead of: those of the recipe that are not for apt, `rest`, and
+/// those of the lock that a purge which was cut short has written down.
+pub fn instead(
     recipe: &Recipe,
-    (image, lock): (&CudaImage, &Lock),
+    (rest, lock): (&[String], &Lock),
     journal: Option<&Journal>,
 ) -> Vec<String> {
     let known = journal.map_or(&[][..], |journal| &journal.packages).iter();
     let is_locked = |name: &&String| lock.packages.iter().any(|package| package.name == **name);
     let all: BTreeSet<&String> = recipe.packages().iter().chain(known.filter(is_locked)).collect();
-    all.into_iter().filter(|name| !image.rest.contains(name)).cloned().collect()
+    all.into_iter().filter(|name| !rest.contains(name)).cloned().collect()
 }
 
 /// The image of CUDA that a container has: by its journal, or where it has none by its lines.
@@ -487,7 +512,7 @@ pub fn remains(root: &ContainerRoot) -> bool {
 fn is_shown(root: &ContainerRoot, shown: &Shown<'_>) -> bool {
     let here = std::fs::metadata(&shown.source).map(|here| (here.dev(), here.ino()));
     match (here, root.identity(&shown.target)) {
-        (Ok(here), Ok(there)) => here == there,
+        (Ok(here), Ok(there)) => here == there && mount::is_in_image(&shown.source),
         _ => false,
     }
 }

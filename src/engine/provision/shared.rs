@@ -49,13 +49,7 @@ impl Job<'_> {
         let (wish, supplies) = (self.means.wish, self.means.supplies);
         let (recipe, ctid) = (&wish.recipe, self.session.ctid);
         let system = survey::system(root, wish.architecture).map_err(|error| error.on(ctid))?;
-        let distribution = &system.distribution;
-        recipe.repository(distribution, wish.architecture)?;
-        let lock = supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
-            Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
-                .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
-                .on(ctid)
-        })?;
+        let lock = tenant::locked(supplies, wish, (&system, ctid))?;
         let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
         self.apt = (**recipe).clone().with_packages(image.rest.clone());
         let outside = survey::outside(self.session, wish, Some(&image))?;
@@ -82,14 +76,22 @@ impl Job<'_> {
         let mut own = Own::default();
         if self.ways.share() {
             let system = survey::system(&root, wish.architecture)?;
-            let cuda = self.images.cuda.as_ref().zip(self.lock.as_ref());
-            let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
-            let packages = cuda.map(|of| tenant::of_image(&wish.recipe, of, journal.as_ref()));
-            own = Own::of(&root, &system, self.ways, &packages.unwrap_or_default());
+            let packages = self.instead()?;
+            own = Own::of(&root, &system, self.ways, &packages);
         }
         let triplet = wish.architecture.triplet();
         let ways = (self.ways, &self.images);
         Ok((tenant::sharing((pid, &root), ways, &own, triplet), own))
+    }
+
+    /// The packages that what is shared is instead of.
+    fn instead(&self) -> Result<Vec<String>> {
+        let (Some(image), Some(lock)) = (&self.images.cuda, &self.lock) else {
+            return Ok(Vec::new());
+        };
+        let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
+        let recipe = &self.means.wish.recipe;
+        Ok(tenant::instead(recipe, (&image.rest, lock), journal.as_ref()))
     }
 
     /// Gives the running container what it shares, and takes away what it shares no more. Returns
@@ -145,16 +147,18 @@ impl Job<'_> {
         if own.driver.is_some() {
             detach::uninstall(session, pid)?;
         }
+        let instead = self.instead()?;
         if !own.packages.is_empty() {
             // What lies behind the tree that is shown is removed, not the tree.
             self.images.uncover(pid)?;
             let known = journal::load(paths, session.ctid)?;
             let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
-            let others: Vec<String> = others.filter(|name| !own.packages.contains(name)).collect();
+            let others: Vec<String> = others.filter(|name| !instead.contains(name)).collect();
             detach::purge(session, &own.packages, &others)
                 .map_err(|error| error.hint("`--cuda apt` leaves them as they are"))?;
         }
-        Ok(())
+        // Those that a purge which was cut short has removed are forgotten too.
+        self.note(|journal| journal.packages.retain(|name| !instead.contains(name)))
     }
 
     fn set_up(&mut self, pid: u32, root: &ContainerRoot) -> Result<Inside> {
