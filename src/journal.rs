@@ -60,6 +60,30 @@ pub struct Journal {
     /// The last run that worked on it, to its end.
     #[serde(default)]
     pub last_run: Option<LastRun>,
+    /// What the container was before a run that is not over starts or stops it; a run that was killed
+    /// leaves it to the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Was>,
+}
+
+/// What a container was before a run changed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Was {
+    /// Whether it ran.
+    pub power: Power,
+    /// When that was written down, to the second: right before the change.
+    pub at: Timestamp,
+}
+
+/// Whether a container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// It runs.
+    Running,
+    /// It does not.
+    Stopped,
 }
 
 /// What became of a run.
@@ -111,6 +135,7 @@ impl Journal {
             cuda_image: None,
             packages: Vec::new(),
             last_run: None,
+            was: None,
         }
     }
 
@@ -170,6 +195,15 @@ mod tests {
         let journal = Journal::parse(VERSION_2, "x").unwrap();
         assert_eq!((journal.container.as_str(), journal.userland), ("201", Userland::Share));
         assert_eq!(journal.to_text(), VERSION_2);
+    }
+
+    #[test]
+    fn what_a_container_was_is_kept_until_a_run_is_over() {
+        let mut journal = Journal::parse(VERSION_2, "x").unwrap();
+        journal.was = Some(Was { power: Power::Stopped, at: Timestamp::UNIX_EPOCH });
+        let text = journal.to_text();
+        assert!(text.contains("\"power\": \"stopped\""), "{text}");
+        assert_eq!(Journal::parse(&text, "x").unwrap(), journal);
     }
 
     #[test]

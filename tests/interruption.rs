@@ -157,6 +157,28 @@ fn sighup_while_installing() {
 }
 
 #[test]
+fn a_hangup_that_the_caller_has_it_ignore_changes_nothing() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 3 > /etc/nvidia-standin/sleep-after").code(0);
+    let recipe = scene.site.driver_only();
+    let mut nvstage = scene.host.nvstage();
+    nvstage.args(["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe]);
+    // As `nohup` does.
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(nvstage.get_program()).args(nvstage.get_args());
+    for (name, value) in nvstage.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 3")
+    });
+    signal(&child, "-HUP");
+    ended(child).code(0).says("driver: changed");
+}
+
+#[test]
 fn sigterm_after_sigint_while_installing() {
     while_installing(&["-INT", "-TERM"], &["--stage", "push"]);
 }
@@ -189,7 +211,7 @@ fn sigint_once_while_restarting_leaves_no_container_stopped() {
     let before = scene.host.config(&scene.ctid);
     let child = scene.begin(&scene.site.driver_only());
     eventually("it is being stopped", Duration::from_secs(30), || {
-        scene.host.config(&scene.ctid) != before
+        scene.host.pct_calls().iter().any(|call| call.starts_with("shutdown "))
     });
     signal(&child, "-INT");
     ended(child).code(1).says("interrupted by a signal").says("power: changed: restarted");
@@ -321,6 +343,48 @@ fn at_any_moment_of_a_mounted_installation() {
 #[test]
 fn at_any_moment_of_a_pushed_installation() {
     at_any_moment("push");
+}
+
+#[test]
+fn a_kill_after_the_start_leaves_it_to_the_next_run_to_stop_the_container_again() {
+    let scene = Scene::new();
+    scene.host.inside(&scene.ctid, "echo 3 2 > /etc/nvidia-standin/sleep-after").code(0);
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    let recipe = scene.site.driver_only();
+    let mut child = scene.begin_with(&recipe, &["--restore-state"]);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("sleep 2")
+    });
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    assert_ne!(scene.host.init(&scene.ctid), 0);
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--restore-state"];
+    scene.host.run(&again).code(0).shows("stopped again");
+    assert_eq!(scene.host.init(&scene.ctid), 0);
+    // Once it is over, a container that somebody starts runs on.
+    scene.host.start(&scene.ctid);
+    scene.host.run(&again).code(0);
+    assert_ne!(scene.host.init(&scene.ctid), 0);
+}
+
+#[test]
+fn a_kill_while_restarting_leaves_it_to_the_next_run_to_start_the_container_again() {
+    let scene = Scene::new();
+    scene.host.fault("stop-hangs", true);
+    let recipe = scene.site.driver_only();
+    let mut child = scene.begin_with(&recipe, &["--restore-state"]);
+    eventually("it is being stopped", Duration::from_secs(30), || {
+        scene.host.pct_calls().iter().any(|call| call.starts_with("shutdown "))
+    });
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid));
+    scene.host.release(&format!("/run/lock/lxc/pve-config-{}.lock", scene.ctid));
+    scene.host.fault("stop-hangs", false);
+    assert_eq!(scene.host.init(&scene.ctid), 0);
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--restore-state"];
+    scene.host.run(&again).code(0);
+    assert_ne!(scene.host.init(&scene.ctid), 0, "it was stopped again");
 }
 
 #[test]

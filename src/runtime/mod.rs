@@ -167,6 +167,24 @@ fi
 exit "$status"
 "#;
 
+/// A container that runs after it was to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Its first process, as this host numbers it.
+    pub pid: u32,
+    /// Who has started it.
+    pub by: Starter,
+}
+
+/// Who has started a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starter {
+    /// The command that was run for it.
+    Us,
+    /// It ran already by then.
+    SomebodyElse,
+}
+
 /// After this long LXC is asked again, whatever the kernel's files show.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -292,8 +310,16 @@ impl Session<'_> {
     /// # Errors
     /// Restart error.
     pub fn start(&self) -> Result<u32> {
+        self.start_or_find().map(|started| started.pid)
+    }
+
+    /// The same, telling whether somebody else came first.
+    ///
+    /// # Errors
+    /// Restart error.
+    pub fn start_or_find(&self) -> Result<Started> {
         self.host.cancel.check()?;
-        self.start_regardless()
+        self.started()
     }
 
     /// The same, although the work was asked to stop: a container that we have stopped is not
@@ -302,18 +328,29 @@ impl Session<'_> {
     /// # Errors
     /// Restart error.
     pub fn start_regardless(&self) -> Result<u32> {
+        self.started().map(|started| started.pid)
+    }
+
+    fn started(&self) -> Result<Started> {
         let command = self.runtime.start_command(self.ctid);
         let finished = self.host.processes.run_regardless(command, self.log)?;
-        // What a run that was killed has begun comes to its end by itself.
-        let is_started_already = || finished.tail().contains("already running");
-        if !finished.succeeded() && !is_started_already() && self.init_process()?.is_none() {
-            return Err(self.state_error("start", &finished));
-        }
+        let by = match &finished.ended {
+            Ended::Exited(0) => Starter::Us,
+            // What a run that was killed has begun comes to its end by itself.
+            Ended::Exited(_) if finished.tail().contains("already running") => {
+                Starter::SomebodyElse
+            }
+            _ if self.init_process()?.is_none() => {
+                return Err(self.state_error("start", &finished));
+            }
+            // The command was ended, or complains of something else than the start.
+            _ => Starter::Us,
+        };
         // A container under high availability is started by somebody else, later.
         let mut rhythm = Rhythm::new();
         while rhythm.began.elapsed() < STATE_LIMIT {
             if let Some(pid) = self.init_process()? {
-                return Ok(pid);
+                return Ok(Started { pid, by });
             }
             self.wait_for_its_socket(&mut rhythm);
         }

@@ -6,12 +6,14 @@
 
 mod goods;
 mod passthrough;
+mod restore;
 mod shared;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use self::goods::Goods;
+use self::restore::Before;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
 use crate::engine::driver::{self, Package};
 use crate::engine::journal;
@@ -26,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::journal::Journal;
 use crate::lock::Lock;
-use crate::plan::{Action, DriverState, Intent, Plan, Sharing, Situation};
+use crate::plan::{Action, DriverState, Intent, Plan, Power, Sharing, Situation};
 use crate::recipe::{Recipe, Userland};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
@@ -74,6 +76,8 @@ pub struct Job<'a> {
     lock: Option<Lock>,
     /// The recipe with the packages that are for apt.
     apt: Recipe,
+    /// It was stopped, and this run has started it.
+    has_started: bool,
 }
 
 /// What is known of the running container at some moment.
@@ -96,6 +100,7 @@ pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerRepor
         images: Images::default(),
         lock: None,
         apt: (*means.wish.recipe).clone(),
+        has_started: false,
     };
     let result = job.carry_out();
     job.steps.into_report(result)
@@ -122,16 +127,10 @@ impl Job<'_> {
             let outcome = Outcome::Unchanged(describe(&outside, seen.as_ref()));
             Ok((outcome, (outside, seen)))
         })?;
-        let was_running = outside.pid.is_some();
-        let result = self.put_right(outside, seen);
-        if was_running || self.means.manner.at_the_end == AtTheEnd::KeepRunning {
-            return result;
-        }
-        // Whatever happened, it goes back to what it was; the first error counts.
-        let restored = self.step(Step::Restore, |job| {
-            job.session.stop_regardless()?;
-            Ok((Outcome::Changed("stopped again".to_owned()), ()))
-        });
+        let before = Before::of(&self.session.host.paths, &outside);
+        let result = self.put_right((outside, before), seen);
+        // Whatever happened; the first error counts.
+        let restored = self.restore(before);
         result.and(restored)
     }
 
@@ -153,7 +152,8 @@ impl Job<'_> {
         }
     }
 
-    fn put_right(&mut self, outside: Outside, seen: Option<Inside>) -> Result<()> {
+    fn put_right(&mut self, found: (Outside, Before), seen: Option<Inside>) -> Result<()> {
+        let (outside, before) = found;
         let mut goods = match &seen {
             Some(seen) => Some(self.goods(&seen.facts)?),
             None => None,
@@ -166,7 +166,11 @@ impl Job<'_> {
             // Before anything is touched.
             self.stock_up(&plan, seen, goods)?;
         }
-        let (outside, plan) = self.passthrough((outside, plan), seen.as_ref(), goods.as_ref())?;
+        let (mut outside, plan) =
+            self.passthrough((outside, plan), seen.as_ref(), goods.as_ref())?;
+        if plan.power != Power::Keep {
+            outside.journal.was = self.was(before, &plan.power);
+        }
         let pid = self.power(&outside, &plan)?;
         let Some(pid) = pid.or(outside.pid) else {
             return Err(Error::restart("find the container running"));

@@ -7,6 +7,7 @@ use crate::engine::survey::{self, Outside};
 use crate::error::Result;
 use crate::plan::{Action, Plan, Power};
 use crate::report::{Outcome, Step};
+use crate::runtime::Starter;
 
 impl Job<'_> {
     /// Edits the configuration. Where somebody else changed it since it was read, it is read and
@@ -61,11 +62,25 @@ impl Job<'_> {
     /// Starts or restarts; returns the new first process.
     pub(super) fn power(&mut self, outside: &Outside, plan: &Plan) -> Result<Option<u32>> {
         let power = plan.power.clone();
+        let was = outside.journal.was;
         self.step(Step::Power, |job| {
+            if power != Power::Keep {
+                job.note(|journal| journal.was = was)?;
+            }
             let (pid, outcome) = match power {
                 Power::Keep => (None, Outcome::Unchanged("no restart needed".to_owned())),
                 Power::Start => {
-                    (Some(job.session.start()?), Outcome::Changed("started".to_owned()))
+                    // Also where it fails: it may come up later.
+                    job.has_started = true;
+                    let started = job.session.start_or_find()?;
+                    job.has_started = started.by == Starter::Us;
+                    let how = match started.by {
+                        Starter::Us => Outcome::Changed("started".to_owned()),
+                        Starter::SomebodyElse => {
+                            Outcome::Unchanged("somebody else has started it".to_owned())
+                        }
+                    };
+                    (Some(started.pid), how)
                 }
                 Power::Restart(why) => {
                     (Some(job.session.restart()?), Outcome::Changed(format!("restarted: {why}")))
