@@ -274,7 +274,7 @@ fn an_image_of_the_same_packages_is_found_again_and_is_the_same_elsewhere() {
     let image = packages.obtain();
     packages.lock.packages.reverse();
     assert_eq!(packages.obtain(), image);
-    shell(&format!("umount {}", image.mounted_at.display()));
+    shell(&format!("umount -l {}", image.mounted_at.display()));
     assert_eq!(packages.obtain(), image);
     assert_eq!(packages.machine.heard.steps("build the shared CUDA"), 1);
     let file = |packages: &Packages| packages.directory().join(format!("{}.squashfs", image.id));
@@ -447,7 +447,7 @@ fn a_full_disk_leaves_nothing_behind() {
         assert_eq!(error.code(), ExitCode::Install, "{error}");
         assert!(error.what().contains("no space is left"), "{error}");
         assert_eq!(packages.machine.names(&directory), Vec::<String>::new(), "{size}");
-        shell(&format!("umount {}", directory.display()));
+        shell(&format!("umount -l {}", directory.display()));
     }
     packages.obtain();
 }
@@ -469,7 +469,7 @@ fn what_a_killed_run_left_is_cleared_and_built_again() {
         format!("rm {at}/{id}.json; touch {at}/.nvstage-{id}.json.abc"),
     ];
     for kill in left {
-        shell(&format!("umount {at}/{id}; {kill}"));
+        shell(&format!("umount -l {at}/{id}; {kill}"));
         let again = packages.obtain();
         assert_eq!(again, image);
         shared::mount_all(&packages.machine.host, &packages.machine.heard).unwrap();
@@ -485,7 +485,7 @@ fn images_are_mounted_again_all_at_once() {
     packages.made("more", "gzip", "mkdir -p usr/local/cuda-12.8/more");
     let other = packages.obtain();
     for image in [&one, &other] {
-        shell(&format!("umount {}", image.mounted_at.display()));
+        shell(&format!("umount -l {}", image.mounted_at.display()));
     }
     let done = shared::mount_all(&packages.machine.host, &packages.machine.heard).unwrap();
     assert!(done.errors.is_empty() && done.lines.len() == 2, "{done:?}");

@@ -160,7 +160,7 @@ fn an_image_is_built_once_and_found_again_and_mounted_again() {
     assert_eq!(machine.obtain(&driver), built);
     let found = shared::driver_at_hand(&machine.host.paths, &parse(VERSION)).unwrap();
     assert_eq!(found.as_ref(), Some(&built));
-    shell(&format!("umount {}", machine.shared(VERSION).display()));
+    shell(&format!("umount -l {}", machine.shared(VERSION).display()));
     assert_eq!(shared::driver_at_hand(&machine.host.paths, &parse(VERSION)).unwrap(), found);
     machine.obtain(&driver);
     assert!(built.mounted_at.join("bin/nvidia-smi").exists());
@@ -244,13 +244,13 @@ fn a_full_disk_leaves_nothing_behind() {
         assert_eq!(error.code(), ExitCode::Install, "{error}");
         assert!(error.what().contains("no space is left"), "{error}");
         assert_eq!(machine.names(&directory), Vec::<String>::new(), "{size}");
-        shell(&format!("umount {}", directory.display()));
+        shell(&format!("umount -l {}", directory.display()));
     }
     // Just enough for the image, and not for its record.
     mount(&bytes.to_string());
     assert_eq!(machine.try_obtain(&driver).unwrap_err().code(), ExitCode::Host);
     assert_eq!(machine.names(&directory), Vec::<String>::new());
-    shell(&format!("umount {}", directory.display()));
+    shell(&format!("umount -l {}", directory.display()));
     mount("64m");
     machine.obtain(&driver);
 }
@@ -341,13 +341,13 @@ fn current_never_leads_to_an_image_that_is_not_mounted() {
     let error = shared::switch(host, &parse(NEXT)).unwrap_err();
     assert_eq!(error.code(), ExitCode::Host);
     assert!(error.to_string().contains("hint: `nvstage sync`"), "{error}");
-    shell(&format!("umount {}", point.display()));
+    shell(&format!("umount -l {}", point.display()));
     let error = shared::switch(host, &parse(VERSION)).unwrap_err();
     assert!(error.what().contains("its image is not mounted"), "{error}");
     // Something else that is mounted there is not it.
     shell(&format!("mount -t tmpfs tmpfs {}", point.display()));
     assert!(shared::switch(host, &parse(VERSION)).is_err());
-    shell(&format!("umount {}", point.display()));
+    shell(&format!("umount -l {}", point.display()));
     assert_eq!(shared::current(&host.paths), None);
     std::fs::set_permissions(machine.image(VERSION), PermissionsExt::from_mode(0o644)).unwrap();
     assert!(shared::driver_at_hand(&host.paths, &parse(VERSION)).unwrap().is_some());
@@ -413,7 +413,7 @@ fn what_is_not_in_a_mounted_image_is_not_shown() {
     let init = host.init(&ctid);
     let point = machine.shared(VERSION);
     assert!(mount::is_in_image(&image.mounted_at) && mount::is_in_image(&point));
-    shell(&format!("umount {}", point.display()));
+    shell(&format!("umount -l {}", point.display()));
     assert!(!mount::is_in_image(&image.mounted_at) && !mount::is_in_image(&point));
     let refused = |source: &Path| {
         let error = mount::attach_directory(init, source, TARGET).unwrap_err();
