@@ -160,10 +160,12 @@ impl Batch<'_> {
         run.end_those_that_are_over();
         let tell = |urgency| self.events.emit(Event::Note { text: interrupted(urgency) });
         self.host.cancel.watched(tell, || {
+            // This thread is one of them.
             thread::scope(|scope| {
-                for _ in 0..threads {
+                for _ in 1..threads {
                     scope.spawn(|| run.worker());
                 }
+                run.worker();
             });
         });
         run.into_results()
