@@ -32,6 +32,9 @@ pub struct Journal {
     pub recipe: String,
     /// That recipe's profile.
     pub profile: String,
+    /// What was replaced in it, as `--set` takes it: `packages=nvtop`.
+    #[serde(default)]
+    pub settings: Vec<String>,
     /// The GPUs it was given, as the user named them.
     pub gpus: String,
     /// How they are passed through.
@@ -97,6 +100,7 @@ impl Journal {
             state: State::Detached,
             recipe: String::new(),
             profile: String::new(),
+            settings: Vec::new(),
             gpus: String::new(),
             method: Method::Mount,
             nodes: Vec::new(),

@@ -208,6 +208,38 @@ fn sigterm_while_installing_a_pushed_installer() {
     while_installing(&["-TERM"], &["--stage", "push"]);
 }
 
+/// The installer waits for a child that ignores SIGTERM, as any program may.
+fn with_a_stubborn_child(how: &str, more: &[&str], code: i32) -> Scene {
+    let scene = Scene::new();
+    let sleep =
+        "printf '#!/bin/sh\\ntrap \"\" TERM\\nexec /bin/sleep \"$@\"\\n' > /usr/local/bin/sleep
+        chmod 755 /usr/local/bin/sleep; echo 3 600 > /etc/nvidia-standin/sleep-after";
+    scene.host.inside(&scene.ctid, sleep).code(0);
+    let child = scene.begin_with(&scene.site.driver_only(), more);
+    eventually("the installer sleeps", Duration::from_secs(60), || {
+        scene.processes().contains("/bin/sleep 600")
+    });
+    if !how.is_empty() {
+        signal(&child, how);
+    }
+    ended(child).code(code);
+    let processes = scene.processes();
+    assert!(!processes.contains("sleep 600"), "it goes on inside: {processes}");
+    scene
+}
+
+#[test]
+fn what_ignores_sigterm_inside_does_not_outlive_an_interruption() {
+    let scene = with_a_stubborn_child("-TERM", &[], 1);
+    scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
+    scene.finishes(&scene.site.driver_only());
+}
+
+#[test]
+fn what_ignores_sigterm_inside_does_not_outlive_the_time_limit() {
+    with_a_stubborn_child("", &["--installer-timeout", "6"], 5);
+}
+
 #[test]
 fn a_kill_while_installing() {
     let scene = Scene::new();

@@ -165,6 +165,29 @@ fn from_an_installed_driver_to_the_hosts_and_back() {
     changes_nothing(&host, &recipe, &ctid);
 }
 
+#[test]
+fn a_directory_of_the_host_in_the_place_of_the_driver_does_not_count_as_shown() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[]);
+    let recipe = site.driver_only();
+    provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
+    // The image is not mounted, and somebody has copied it to where it belongs.
+    let point = format!("/var/lib/nvstage/driver/{VERSION}");
+    let copy = format!(
+        "pct stop {ctid} && cp -a {point} /run/copy && umount {point} && cp -a /run/copy/. {point}"
+    );
+    host.shell(&copy).code(0);
+    host.start(&ctid);
+    host.inside(&ctid, "nvidia-smi -h").code(0);
+    host.run(&["plan", &ctid, "--gpus", "0", "--recipe", &recipe])
+        .code(10)
+        .shows("the host's driver is not shown at `/usr/lib/nvstage/driver`");
+    provision(&host, &recipe, &ctid, &[]).code(0);
+    let seen = host.inside(&ctid, "grep ' /usr/lib/nvstage/driver ' /proc/self/mountinfo").stdout;
+    assert!(seen.lines().count() == 1 && seen.contains(" - squashfs "), "{seen}");
+    changes_nothing(&host, &recipe, &ctid);
+}
+
 /// What lies in the cache for it, as `--cuda share` wants it.
 fn prefetched(host: &Host, site: &Site, ctid: &str) {
     host.run(&["prefetch", "--recipe", &site.recipe(), "--for", ctid]).code(0);

@@ -66,8 +66,13 @@ impl Scene {
         self.host.run(&["refresh"]).code(0)
     }
 
+    /// The version in the link's target.
     fn current(&self) -> String {
-        self.host.shell(&format!("readlink {SHARED}/current")).stdout.trim().to_owned()
+        let target = self.host.shell(&format!("readlink {SHARED}/current")).stdout;
+        match target.trim().strip_suffix("/userland") {
+            Some(version) => version.to_owned(),
+            None => target,
+        }
     }
 
     /// What lies beside the images, by name.
@@ -285,6 +290,33 @@ fn no_container_can_write_to_what_it_is_shown() {
     assert!(scene.refresh().stdout.contains("nothing to do"));
 }
 
+/// What root of a container tries where nothing is mounted.
+const GROPING: &str = "at=/usr/lib/nvstage/driver; mkdir -p $at
+for options in remount,rw remount,bind,rw remount,bind,rw,suid,dev,exec; do mount -o $options $at 2>/dev/null; done
+cd $at && mkdir -p bin lib && echo x > bin/nvidia-smi && chmod 4777 bin/nvidia-smi && ln -sf /bin/sh lib/libcuda.so.1
+chmod 777 . .. && cd .. && echo x > x; true";
+
+#[test]
+fn a_container_that_starts_before_anything_is_mounted_gets_no_directory_of_the_host() {
+    let scene = Scene::sharing();
+    scene.refresh();
+    let ctid = scene.container("privileged");
+    scene.reboot();
+    assert_eq!(scene.current(), VERSION);
+    let everything =
+        "cd /var/lib/nvstage && find . -printf '%p %y %m %U %s %T@ %C@ %l\\n' | LC_ALL=C sort";
+    let before = scene.host.shell(everything).code(0).stdout;
+    scene.host.start(&ctid);
+    assert_eq!(scene.host.inside(&ctid, "grep lib/nvstage/ /proc/self/mountinfo").stdout, "");
+    scene.host.inside(&ctid, GROPING).code(0);
+    assert_eq!(scene.host.shell(everything).code(0).stdout, before);
+
+    scene.refresh().shows("mounted the shared driver 580.76.05");
+    scene.host.shell(&format!("pct stop {ctid}")).code(0);
+    scene.host.start(&ctid);
+    assert_eq!(seen(&scene, &ctid), [VERSION]);
+}
+
 /// The versions of a program, a library and a library's own name, which must be one.
 const SEEN: &str = "cd /usr/lib/nvstage/driver 2>/dev/null || exit 9
 sed -n 's/.*v\\([0-9][0-9.]*[0-9]\\).*/\\1/p' bin/nvidia-smi | head -1
@@ -410,31 +442,42 @@ fn images_are_listed_and_kept_as_long_as_they_are_needed() {
         .shows("shared driver 580.76.05")
         .shows("nothing: prune removes it");
 
-    // What a container was given stays.
-    journal(&scene, "900", &[("userland", "\"share\"")]);
-    assert_eq!(kept_by("shared driver 580.76.05"), serde_json::json!(["container 900"]));
+    // A container that was given it keeps what it sees while it runs, and then gets `current`; its
+    // image of CUDA has no such follower.
+    let toolkit = "/var/lib/nvstage/cuda/12.8-0123456789ab.squashfs";
+    write(&scene.host.path(toolkit), "x");
+    journal(&scene, "900", &[("userland", "\"share\""), ("cuda_image", "\"12.8-0123456789ab\"")]);
+    assert_eq!(kept_by("shared driver 580.76.05"), empty);
+    let toolkits = "shared CUDA 12.8-0123456789ab, unfinished";
+    assert_eq!(kept_by(toolkits), serde_json::json!(["container 900"]));
     let prune = |more: &[&str]| scene.host.run(&[&["cache", "prune"], more].concat());
-    prune(&["--driver", VERSION])
-        .code(4)
-        .says("the shared driver 580.76.05: it is needed")
-        .says("by container 900");
     prune(&["--driver", NEXT])
         .code(4)
-        .says("by the loaded kernel module, containers that start (`current`)");
+        .says("the shared driver 580.95.05: it is needed")
+        .says("by the loaded kernel module, containers that start (`current`)")
+        .says("`nvstage refresh` gives containers its driver");
     prune(&["--driver", "1.2.3"]).code(2).says("there is none").says("nvstage cache list");
     prune(&["--driver", "../current"]).code(2).says("as an NVIDIA driver version");
     prune(&[]).code(0);
-    assert!(scene.names().contains(&format!("{VERSION}.squashfs")));
+    let expected = ["580.95.05", "580.95.05.json", "580.95.05.squashfs", "current"];
+    assert_eq!(scene.names(), expected);
+    assert!(scene.host.path(toolkit).exists());
 }
 
 #[test]
 fn what_nobody_knows_or_somebody_uses_is_not_removed() {
     let scene = two_versions();
     let prune = |more: &[&str]| scene.host.run(&[&["cache", "prune"], more].concat());
-    // A journal that nobody understands may need any of them.
+    // The container of a journal that nobody understands may need any toolkit, and no driver.
+    let toolkit = "/var/lib/nvstage/cuda/12.8-0123456789ab.squashfs";
+    write(&scene.host.path(toolkit), "x");
     write(&scene.host.path("/var/lib/nvstage/containers/901.json"), "{");
-    scene.host.run(&["cache", "list"]).code(0).says("nobody knows which shared images it needs");
-    prune(&[]).code(4).says("nobody knows who needs them").says("901.json");
+    scene.host.run(&["cache", "list"]).code(0).says("nobody knows which shared CUDA is needed");
+    let (names, refused) = (scene.names(), prune(&[]).code(4));
+    refused.says("remove any shared CUDA: nobody knows what is needed").says("901.json");
+    assert!(scene.host.path(toolkit).exists());
+    assert_eq!(scene.names(), names);
+    prune(&["--driver", VERSION, "--dry-run"]).code(0).shows("shared driver 1");
     scene.host.shell("rm /var/lib/nvstage/containers/901.json").code(0);
 
     let dry = prune(&["--dry-run"]).code(0);

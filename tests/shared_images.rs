@@ -35,7 +35,9 @@ fn an_image_holds_what_the_installer_would_install_and_ldconfig_finds_every_libr
     let driver = machine.stand_in(VERSION);
     let image = machine.obtain(&driver);
     let at = image.mounted_at.as_path();
-    assert_eq!(at, machine.shared(VERSION));
+    assert_eq!(at, machine.shared(VERSION).join("userland"));
+    // What is not below it is seen by no container.
+    assert_eq!(machine.names(&machine.shared(VERSION)), ["userland"]);
     let (payload, shown) = (driver.tree.payload(), at.display());
     // Every library, program and small file, byte for byte.
     for (name, place) in [
@@ -158,7 +160,7 @@ fn an_image_is_built_once_and_found_again_and_mounted_again() {
     assert_eq!(machine.obtain(&driver), built);
     let found = shared::driver_at_hand(&machine.host.paths, &parse(VERSION)).unwrap();
     assert_eq!(found.as_ref(), Some(&built));
-    shell(&format!("umount {}", built.mounted_at.display()));
+    shell(&format!("umount {}", machine.shared(VERSION).display()));
     assert_eq!(shared::driver_at_hand(&machine.host.paths, &parse(VERSION)).unwrap(), found);
     machine.obtain(&driver);
     assert!(built.mounted_at.join("bin/nvidia-smi").exists());
@@ -304,7 +306,7 @@ fn current_is_always_one_whole_version() {
     assert_eq!(shared::current(&host.paths), None);
     assert_eq!(shared::switch(host, &parse(VERSION)).unwrap(), Switched::From(None));
     assert_eq!(shared::switch(host, &parse(VERSION)).unwrap(), Switched::Already);
-    assert_eq!(std::fs::read_link(&current).unwrap(), Path::new(VERSION));
+    assert_eq!(std::fs::read_link(&current).unwrap(), Path::new("580.76.05/userland"));
     let done = AtomicBool::new(false);
     let reads = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -334,17 +336,18 @@ fn current_is_always_one_whole_version() {
 #[test]
 fn current_never_leads_to_an_image_that_is_not_mounted() {
     let machine = Machine::new();
-    let (host, image) = (&machine.host, machine.obtain(&machine.stand_in(VERSION)));
+    let (host, point) = (&machine.host, machine.shared(VERSION));
+    machine.obtain(&machine.stand_in(VERSION));
     let error = shared::switch(host, &parse(NEXT)).unwrap_err();
     assert_eq!(error.code(), ExitCode::Host);
     assert!(error.to_string().contains("hint: `nvstage sync`"), "{error}");
-    shell(&format!("umount {}", image.mounted_at.display()));
+    shell(&format!("umount {}", point.display()));
     let error = shared::switch(host, &parse(VERSION)).unwrap_err();
     assert!(error.what().contains("its image is not mounted"), "{error}");
     // Something else that is mounted there is not it.
-    shell(&format!("mount -t tmpfs tmpfs {}", image.mounted_at.display()));
+    shell(&format!("mount -t tmpfs tmpfs {}", point.display()));
     assert!(shared::switch(host, &parse(VERSION)).is_err());
-    shell(&format!("umount {}", image.mounted_at.display()));
+    shell(&format!("umount {}", point.display()));
     assert_eq!(shared::current(&host.paths), None);
     std::fs::set_permissions(machine.image(VERSION), PermissionsExt::from_mode(0o644)).unwrap();
     assert!(shared::driver_at_hand(&host.paths, &parse(VERSION)).unwrap().is_some());
@@ -398,4 +401,36 @@ fn an_image_is_shown_inside_a_running_container_and_nobody_there_can_write_to_it
     let error = mount::attach_directory(u32::MAX - 1, &image.mounted_at, TARGET).unwrap_err();
     assert!(error.to_string().contains("restart the container"), "{error}");
     assert!(mount::attach_directory(1, Path::new("/nowhere"), TARGET).is_err());
+}
+
+#[test]
+fn what_is_not_in_a_mounted_image_is_not_shown() {
+    let machine = Machine::new();
+    let image = machine.obtain(&machine.stand_in(VERSION));
+    let host = Host::new(Kind::Lxc, Nodes::None);
+    let ctid = host.container("privileged", &[]);
+    host.start(&ctid);
+    let init = host.init(&ctid);
+    let point = machine.shared(VERSION);
+    assert!(mount::is_in_image(&image.mounted_at) && mount::is_in_image(&point));
+    shell(&format!("umount {}", point.display()));
+    assert!(!mount::is_in_image(&image.mounted_at) && !mount::is_in_image(&point));
+    let refused = |source: &Path| {
+        let error = mount::attach_directory(init, source, TARGET).unwrap_err();
+        assert_eq!(error.code(), ExitCode::Host);
+        host.inside(&ctid, &format!("! grep {TARGET} /proc/mounts && ! test -e {TARGET}")).code(0);
+        error.to_string()
+    };
+    refused(&image.mounted_at);
+    // The mount point itself, and a directory of that name which somebody has made there.
+    std::fs::create_dir(&image.mounted_at).unwrap();
+    for source in [&point, &image.mounted_at] {
+        let error = refused(source);
+        assert!(error.contains("it is not in an image that is mounted"), "{error}");
+        assert!(error.contains("`nvstage refresh`"), "{error}");
+    }
+    // It is mounted over that.
+    machine.obtain(&machine.stand_in(VERSION));
+    mount::attach_directory(init, &image.mounted_at, TARGET).unwrap();
+    cannot_write(&host, &ctid);
 }

@@ -287,7 +287,7 @@ fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings(
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     let driver = "var/lib/nvstage/driver";
     std::fs::create_dir_all(tree.at(&format!("{driver}/580.76.05"))).unwrap();
-    symlink("580.76.05", tree.at(&format!("{driver}/current"))).unwrap();
+    symlink("580.76.05/userland", tree.at(&format!("{driver}/current"))).unwrap();
     let text = "it gets driver 580.76.05 at its next start, the kernel module is 580.95.05; `nvstage sync`";
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     tree.runs(201, None);
@@ -335,7 +335,7 @@ fn the_line_of_a_shared_driver_counts_too() {
     tree.container(201, share);
     let driver = "var/lib/nvstage/driver";
     std::fs::create_dir_all(tree.at(&format!("{driver}/{MODULE}"))).unwrap();
-    symlink(MODULE, tree.at(&format!("{driver}/current"))).unwrap();
+    symlink(format!("{MODULE}/userland"), tree.at(&format!("{driver}/current"))).unwrap();
     assert!(one(&tree.status()).drift.is_empty());
     tree.config(201, &format!("{ENTRY}\n{UVM}\n{}\n{}\n", RULES[0], RULES[1]));
     let text = format!("its configuration lacks `{TREE}`; `nvstage provision 201`");
@@ -477,7 +477,7 @@ fn of_every_kind() -> Tree {
     });
     tree.container(203, share);
     std::fs::create_dir_all(tree.at(&format!("var/lib/nvstage/driver/{MODULE}"))).unwrap();
-    symlink(MODULE, tree.at("var/lib/nvstage/driver/current")).unwrap();
+    symlink(format!("{MODULE}/userland"), tree.at("var/lib/nvstage/driver/current")).unwrap();
     tree.container(204, |journal| {
         share(journal);
         journal.cuda = CudaMethod::Share;

@@ -169,3 +169,51 @@ fn a_container_that_does_not_exist_is_not_found() {
     let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
     host.run(&["sync", "999"]).code(3);
 }
+
+#[test]
+fn a_template_that_shares_has_nothing_to_be_done() {
+    let farm = Farm::new();
+    let host = &farm.host;
+    let shared = farm.container("share");
+    farm.stop(&shared);
+    host.shell(&format!("pct template {shared}")).code(0);
+    host.load_module(NEXT);
+    let run = host.run(&["--json", "sync"]).code(0);
+    assert!(Farm::said(&run, &shared).1.contains("its clones get driver"), "{}", run.stdout);
+    let (clone, made) = host.clone_of(&shared, "--hostname worker");
+    made.code(0);
+    host.start(&clone);
+    assert_eq!(version_inside(host, &clone), NEXT);
+}
+
+#[test]
+fn two_at_once_restart_a_container_once_and_what_is_detached_meanwhile_stays_so() {
+    let farm = Farm::new();
+    let host = &farm.host;
+    let shared = farm.container("share");
+    host.load_module(NEXT);
+    host.pct_calls();
+    let mut first = host.nvstage().args(["sync"]).spawn().unwrap();
+    let mut second = host.nvstage().args(["sync"]).spawn().unwrap();
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    let calls = host.pct_calls();
+    let starts = calls.iter().filter(|call| call.starts_with("start ")).count();
+    assert_eq!(starts, 1, "{calls:?}");
+    assert_eq!(version_inside(host, &shared), NEXT);
+}
+
+#[test]
+fn what_was_set_for_a_container_is_set_again() {
+    let farm = Farm::new();
+    let host = &farm.host;
+    let ctid = host.container("privileged", &[&farm.site.distribution()]);
+    host.start(&ctid);
+    let recipe = farm.site.recipe();
+    // Without the recipe's packages.
+    let set = ["provision", &ctid, "--gpus", "0", "--recipe", &recipe, "--set", "packages="];
+    host.run(&set).code(0);
+    host.load_module(NEXT);
+    host.run(&["sync"]).code(0);
+    assert_eq!(version_inside(host, &ctid), NEXT);
+    assert_ne!(host.inside(&ctid, "dpkg -l cuda-toolkit-12-8 | grep ^ii").code, 0);
+}

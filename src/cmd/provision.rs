@@ -104,6 +104,8 @@ const FEW: usize = 4;
 enum Prepared {
     /// What is wanted for it, and the configuration that it gets for that.
     Ready(Box<Wish>, Box<LxcConfig>),
+    /// A request to stop came first.
+    NotReached,
     Ended(ContainerReport),
 }
 
@@ -123,6 +125,7 @@ impl Work<'_> {
         let entry = |(ctid, prepared): (&Ctid, Prepared)| {
             let entry = match prepared {
                 Prepared::Ready(wish, _) => Entry::Ready(wish),
+                Prepared::NotReached => Entry::NotReached,
                 Prepared::Ended(report) => Entry::Ended(report),
             };
             (ctid.clone(), entry)
@@ -137,6 +140,9 @@ impl Work<'_> {
     /// Everything that can be refused without looking inside, before gigabytes are fetched.
     fn prepare(&self, inventory: &Result<Arc<Inventory>>, target: &Target) -> Prepared {
         let Self { context, runtime, .. } = *self;
+        if context.host.cancel.is_asked() {
+            return Prepared::NotReached;
+        }
         let ctid = &target.ctid;
         let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
         let wish = runtime
@@ -220,15 +226,16 @@ impl Work<'_> {
     fn one(&self, ctid: &Ctid, wish: &Wish, given: (&Drivers, Lock)) -> ContainerReport {
         let (drivers, _lock) = given;
         let of_recipe = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe);
-        let driver = match of_recipe.map(|(_, driver)| driver) {
-            Some(Ok(driver)) => driver,
-            Some(Err(error)) => return ContainerReport::failed(ctid, error.clone()),
-            None => return ContainerReport::failed(ctid, Error::general("prepare its installer")),
-        };
         let Self { context, runtime, supplies, manner } = *self;
-        let log = context.log(ctid);
-        let session = Session { host: context.host, runtime, ctid, log: &log };
-        let report = provision::run(&session, &Means { wish, driver, supplies, manner });
+        let report = match of_recipe.map(|(_, driver)| driver) {
+            Some(Ok(driver)) => {
+                let log = context.log(ctid);
+                let session = Session { host: context.host, runtime, ctid, log: &log };
+                provision::run(&session, &Means { wish, driver, supplies, manner })
+            }
+            Some(Err(error)) => ContainerReport::failed(ctid, error.clone()),
+            None => ContainerReport::failed(ctid, Error::general("prepare its installer")),
+        };
         context.record_run(&report, "provision");
         report
     }

@@ -65,7 +65,7 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         .hint("load it: `modprobe nvidia`"));
     };
     let (containers, errors) = machine.containers(&named)?;
-    let managed = managed(context, containers);
+    let managed = managed(context, containers, &named);
     for error in &errors {
         context.events.emit(Event::Failed { text: error.to_string() });
     }
@@ -109,7 +109,12 @@ struct Managed {
 }
 
 /// Those of the containers whose GPUs nvstage passes; of the others it is said why they are none.
-fn managed(context: &Context<'_>, containers: Vec<ContainerStatus>) -> Vec<Managed> {
+fn managed(
+    context: &Context<'_>,
+    containers: Vec<ContainerStatus>,
+    named: &[Ctid],
+) -> Vec<Managed> {
+    let is_named = !named.is_empty();
     let mut managed = Vec::new();
     for status in containers {
         let ctid = &status.container;
@@ -123,6 +128,10 @@ fn managed(context: &Context<'_>, containers: Vec<ContainerStatus>) -> Vec<Manag
             Ok(Some(journal)) if journal.state == Passing::Attached => {
                 managed.push(Managed { status, journal });
             }
+            _ if is_named => {
+                let text = format!("container {ctid} is left out: nvstage passes it no GPUs");
+                context.events.emit(Event::Warning { text });
+            }
             _ => {}
         }
     }
@@ -130,9 +139,18 @@ fn managed(context: &Context<'_>, containers: Vec<ContainerStatus>) -> Vec<Manag
 }
 
 impl Managed {
-    /// What is wrong with its driver.
+    /// What is wrong with its driver: lines that are missing too, where it is to be shown by one.
     fn drift(&self) -> Option<&Drift> {
-        self.status.drift.iter().find(|drift| drift.kind == Kind::Driver)
+        let shares = self.journal.userland == Userland::Share;
+        let counts = |kind: Kind| kind == Kind::Driver || (shares && kind == Kind::Lines);
+        self.status.drift.iter().find(|drift| counts(drift.kind))
+    }
+
+    /// Why nothing can be said of it.
+    fn unknown(&self) -> Option<Error> {
+        let is_unknown = |kind: Kind| kind == Kind::Configuration || kind == Kind::State;
+        let drift = self.status.drift.iter().find(|drift| is_unknown(drift.kind))?;
+        Some(Error::host("find out which driver it has").because(&drift.text))
     }
 
     fn has(&self, module: &DriverVersion) -> String {
@@ -144,6 +162,9 @@ impl Managed {
     }
 
     fn check(&self, module: &DriverVersion) -> ContainerReport {
+        if let Some(error) = self.unknown() {
+            return ContainerReport::failed(&self.status.container, error);
+        }
         let mut report = ContainerReport::new(&self.status.container);
         let outcome = match self.drift() {
             Some(drift) => {
@@ -158,6 +179,9 @@ impl Managed {
 
     /// The report of one that there is nothing to do for, or nothing can be done.
     fn over(&self, module: &DriverVersion) -> Option<ContainerReport> {
+        if let Some(error) = self.unknown() {
+            return Some(ContainerReport::failed(&self.status.container, error));
+        }
         let mut report = ContainerReport::new(&self.status.container);
         let outcome = match (self.drift(), self.status.state) {
             (None, _) => Outcome::Unchanged(self.has(module)),
@@ -167,7 +191,8 @@ impl Managed {
             (Some(drift), State::Template) => {
                 report.exit = ExitCode::Differs;
                 Outcome::Skipped(format!(
-                    "{}: a template cannot be changed; `sync` brings its clones there",
+                    "{}: a template cannot be changed; make a new one of a container that was \
+                     brought there",
                     drift.text
                 ))
             }
@@ -179,7 +204,7 @@ impl Managed {
 }
 
 /// The installers of a run, each obtained once for all containers that get the same recipe.
-type Drivers = Mutex<Vec<(Arc<Recipe>, Arc<Driver>)>>;
+type Drivers = Mutex<Vec<(Arc<Recipe>, Result<Arc<Driver>>)>>;
 
 /// What is the same for every container of a run.
 struct Work<'a> {
@@ -216,7 +241,11 @@ impl Work<'_> {
         let Some(one) = sharing else { return Ok(None) };
         let host = self.context.host;
         shared::mount_all(host, self.context.events)?;
-        let image = match shared::driver_at_hand(&host.paths, module)? {
+        let known = match shared::driver_at_hand(&host.paths, module)? {
+            Some(image) => Some(image),
+            None => shared::build_from_cache(host, self.supplies, module)?,
+        };
+        let image = match known {
             Some(image) => image,
             None => {
                 let recipe = self.recipe(&one.journal)?;
@@ -239,24 +268,32 @@ impl Work<'_> {
             let ctid = one.status.container.clone();
             match one.over(module) {
                 Some(report) => (ctid, Entry::Ended(report)),
-                None => (ctid, Entry::Ready(one.journal)),
+                None => (ctid, Entry::Ready(())),
             }
         };
         batch.run(
             managed.into_iter().map(entry).collect(),
             |ctid| self.context.try_lock(ctid),
-            |ctid, journal, _lock| {
-                let report = self
-                    .one(ctid, journal)
-                    .unwrap_or_else(|error| ContainerReport::failed(ctid, error));
+            |ctid, (), _lock| {
+                let report =
+                    self.one(ctid).unwrap_or_else(|error| ContainerReport::failed(ctid, error));
                 self.context.record_run(&report, "sync");
                 report
             },
         )
     }
 
-    fn one(&self, ctid: &Ctid, journal: &Journal) -> Result<ContainerReport> {
+    fn one(&self, ctid: &Ctid) -> Result<ContainerReport> {
         let context = self.context;
+        // Whoever was waited for may have changed it.
+        let known = journal::load(&context.host.paths, ctid)?;
+        let Some(journal) = known.filter(|journal| journal.state == Passing::Attached) else {
+            let mut report = ContainerReport::new(ctid);
+            let why = "its GPUs were taken out meanwhile".to_owned();
+            report.add(Step::Facts, Outcome::Unchanged(why), Duration::ZERO);
+            return Ok(report);
+        };
+        let journal = &journal;
         let recipe = self.recipe(journal)?;
         let gpus = GpuAssignment::parse(&journal.gpus)?;
         let wish =
@@ -289,16 +326,16 @@ impl Work<'_> {
         Ok(provision::run(session, &means))
     }
 
-    /// The installer of the module's version, fetched at most once.
+    /// The installer of the module's version; fetched at most once, also where that fails.
     fn driver(&self, wish: &Wish) -> Result<Arc<Driver>> {
         let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, driver)) = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe) {
-            return Ok(Arc::clone(driver));
+            return driver.clone();
         }
-        let driver = self.supplies.driver(&wish.recipe, &wish.version, wish.architecture)?;
-        let driver = Arc::new(driver);
-        drivers.push((Arc::clone(&wish.recipe), Arc::clone(&driver)));
-        Ok(driver)
+        let driver = self.supplies.driver(&wish.recipe, &wish.version, wish.architecture);
+        let driver = driver.map(Arc::new);
+        drivers.push((Arc::clone(&wish.recipe), driver.clone()));
+        driver
     }
 
     /// The recipe that a container was provisioned with, for the loaded module's version.
@@ -306,6 +343,7 @@ impl Work<'_> {
         let driver = Some("host".to_owned());
         let recipe = load_recipe(self.context, &journal.recipe)?
             .with_profile(&journal.profile)?
+            .with(&Overrides::from_settings(&journal.settings)?)?
             .with(&Overrides { driver, ..Overrides::default() })?
             .with_passthrough(journal.method)
             .with_methods(Some(journal.userland), Some(journal.cuda));

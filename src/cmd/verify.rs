@@ -137,7 +137,15 @@ fn one(
     for one in &checked {
         report.add(Step::Checks, one.outcome(), began.elapsed());
     }
-    if judge(&checked).is_err() {
+    let problems = &known.sharing.problems;
+    if !known.sharing.wanted.is_empty() {
+        let outcome = match problems.as_slice() {
+            [] => Outcome::Unchanged(format!("{} of the host", known.sharing.wanted.join(" and "))),
+            problems => Outcome::Failed(problems.join(", ")),
+        };
+        report.add(Step::Share, outcome, began.elapsed());
+    }
+    if judge(&checked).is_err() || !problems.is_empty() {
         report.exit = ExitCode::Differs;
     }
     Ok(())

@@ -33,6 +33,15 @@ impl SharedTree {
         line.meaning().is_some_and(|(key, value)| key == mount::KEY && value == self.value())
     }
 
+    /// Whether a line mounts one of Proxmox VE's own volumes onto its place: `mp0: …,mp=/path`.
+    pub(super) fn is_volume_at(&self, line: &Line<'_>) -> bool {
+        let LineKind::Setting { key, value } = &line.kind else { return false };
+        let number = key.strip_prefix("mp").unwrap_or_default();
+        let path = value.split(',').find_map(|option| option.strip_prefix("mp="));
+        let is_place = |path: &str| mount::is_same_path(path.trim_start_matches('/'), &self.target);
+        number.parse::<u16>().is_ok() && path.is_some_and(is_place)
+    }
+
     /// Whether a line mounts something onto its place.
     pub(super) fn is_place_of(&self, line: &Line<'_>) -> bool {
         entry(line).is_some_and(|entry| mount::is_same_path(entry.target, &self.target))
@@ -46,6 +55,11 @@ pub fn sources(config: &LxcConfig) -> Vec<String> {
         is_source(&source).then_some(source)
     };
     config.lines().filter_map(of_line).collect()
+}
+
+/// Whether the text of a line, of either dialect, shows a shared tree.
+pub fn is_in(text: &str) -> bool {
+    [Dialect::Proxmox, Dialect::Lxc].iter().any(|dialect| is_shared_text(text, *dialect))
 }
 
 /// Whether a line shows a shared tree.

@@ -7,7 +7,7 @@
 //! Key types: [`Batch`], [`Entry`] for what there is to do, [`Ended`] for what it came to.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,18 @@ use crate::host::cancel::Urgency;
 use crate::host::capacity;
 use crate::report::{ContainerReport, Outcome, Step};
 
-/// How often a container that somebody else works on is tried again.
+/// How soon a container that somebody else works on is tried again, at first.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How long somebody else may work on a container.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// The same after many tries.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(2);
+/// How long somebody who is not known may work on a container when nothing else is left to do: longer
+/// than installer and packages together take. Somebody who is known is waited for as long as he runs.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+/// Files that the work on one container has open at most: its log, locks, pipes, what it has mounted,
+/// and the processes that it ends.
+const FILES_EACH: u64 = 32;
+/// Files that the program has open besides.
+const FILES_OF_ALL: u64 = 64;
 /// What the work on one container takes of the host's memory: `pct` 110 MiB, beside it an
 /// installer's or dpkg's decompression and the pages that they write.
 const MEMORY_EACH: u64 = 512 << 20;
@@ -55,6 +63,8 @@ pub struct Batch<'a> {
 pub enum Entry<W, R> {
     /// To be done.
     Ready(W),
+    /// A request to stop came before it was known what to do.
+    NotReached,
     /// Over before it began.
     Ended(R),
 }
@@ -141,6 +151,13 @@ fn borne(containers: usize, cores: usize, memory: Option<u64>) -> usize {
     containers.min(cores.saturating_mul(2).max(2)).min(by_memory).max(1)
 }
 
+/// How many of these jobs the limit of open files bears (`RLIMIT_NOFILE`, raised as far as needed).
+fn borne_by_files(jobs: usize) -> usize {
+    let wanted = FILES_OF_ALL + FILES_EACH * jobs as u64;
+    let each = capacity::open_files(wanted).saturating_sub(FILES_OF_ALL) / FILES_EACH;
+    jobs.min(usize::try_from(each).unwrap_or(usize::MAX)).max(1)
+}
+
 impl Batch<'_> {
     /// Does `work` on every container that is ready, several at once, after `take` has got hold of
     /// it. Returns what each came to, in the order of `entries`.
@@ -155,16 +172,19 @@ impl Batch<'_> {
         work: impl Fn(&Ctid, &W, L) -> R + Sync,
     ) -> Vec<R> {
         let run = Run::new(*self, entries, take, work);
-        let threads = self.jobs.clamp(1, run.items.len().max(1));
+        let threads = borne_by_files(self.jobs.clamp(1, run.items.len().max(1)));
         run.tell(|| Event::BatchStarted { containers: run.items.len(), jobs: threads });
         run.end_those_that_are_over();
         let tell = |urgency| self.events.emit(Event::Note { text: interrupted(urgency) });
         self.host.cancel.watched(tell, || {
             // This thread is one of them.
             thread::scope(|scope| {
-                for _ in 1..threads {
-                    scope.spawn(|| run.worker());
-                }
+                // Where the system gives no more threads, those that are there do the work.
+                let begin = |_: &usize| {
+                    let thread = thread::Builder::new().name("container".to_owned());
+                    thread.spawn_scoped(scope, || run.worker()).is_ok()
+                };
+                let _ = (1..threads).take_while(begin).count();
                 run.worker();
             });
         });
@@ -192,6 +212,8 @@ struct Run<'a, W, R, T, D> {
     batch: Batch<'a>,
     items: Vec<Item<W>>,
     state: Mutex<State<R>>,
+    /// There may be something to do for a thread that has nothing.
+    changed: Condvar,
     take: T,
     work: D,
 }
@@ -199,18 +221,34 @@ struct Run<'a, W, R, T, D> {
 /// What has happened so far; containers by their positions.
 struct State<R> {
     fresh: VecDeque<usize>,
-    /// Those that somebody else works on, and since when that is known.
-    busy: VecDeque<(usize, Instant)>,
+    /// Those that somebody else works on.
+    busy: VecDeque<Busy>,
+    /// Until they are tried again.
+    interval: Duration,
+    /// Whether a thread waits to try them; one is enough.
+    is_watched: bool,
     results: Vec<Option<R>>,
     /// The first that failed.
     failed: Option<Ctid>,
     interrupted: usize,
 }
 
+/// A container that somebody else works on.
+struct Busy {
+    position: usize,
+    /// Who it was when that was told last.
+    told: Option<u32>,
+    /// Since when nothing is left to do but to wait for somebody who is not known.
+    since: Option<Instant>,
+}
+
 /// What a thread does next.
 enum Next<L> {
     Begin(usize, L),
-    Wait,
+    /// Waits until it is time to try the busy ones again.
+    Watch,
+    /// Waits until another thread has seen a change.
+    Idle,
     Nothing,
 }
 
@@ -226,16 +264,25 @@ where
         for (position, (ctid, entry)) in entries.into_iter().enumerate() {
             let (work, result) = match entry {
                 Entry::Ready(work) => (Some(work), None),
+                Entry::NotReached => (None, None),
                 Entry::Ended(result) => (None, Some(result)),
             };
-            if work.is_some() {
+            if result.is_none() {
                 fresh.push_back(position);
             }
             items.push(Item { ctid, work });
             results.push(result);
         }
-        let state = State { fresh, busy: VecDeque::new(), results, failed: None, interrupted: 0 };
-        Self { batch, items, state: Mutex::new(state), take, work }
+        let state = State {
+            fresh,
+            busy: VecDeque::new(),
+            interval: INTERVAL,
+            is_watched: false,
+            results,
+            failed: None,
+            interrupted: 0,
+        };
+        Self { batch, items, state: Mutex::new(state), changed: Condvar::new(), take, work }
     }
 
     /// Tells what only a run over several containers tells.
@@ -259,13 +306,33 @@ where
     }
 
     fn worker(&self) {
+        let mut state = self.state();
         loop {
-            let next = self.next(&mut self.state());
-            match next {
-                Next::Begin(position, lock) => self.one(position, lock),
-                // A request to stop ends the wait; the next look sees it.
-                Next::Wait => drop(self.batch.host.wait(INTERVAL)),
-                Next::Nothing => return,
+            match self.next(&mut state) {
+                Next::Begin(position, lock) => {
+                    drop(state);
+                    // Whoever has nothing to do may try the others that are busy.
+                    self.changed.notify_one();
+                    self.one(position, lock);
+                    state = self.state();
+                }
+                Next::Watch => {
+                    let interval = state.interval;
+                    state.interval = (2 * interval).min(LONGEST_INTERVAL);
+                    state.is_watched = true;
+                    drop(state);
+                    // A request to stop ends the wait; the next look sees it.
+                    let _ = self.batch.host.wait(interval);
+                    state = self.state();
+                    state.is_watched = false;
+                }
+                Next::Idle => {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                Next::Nothing => {
+                    self.changed.notify_all();
+                    return;
+                }
             }
         }
     }
@@ -281,14 +348,19 @@ where
                 return Next::Begin(position, lock);
             }
         }
+        if state.is_watched {
+            return Next::Idle;
+        }
         // All others are done or at work. Of several that are free again one is begun.
         for _ in 0..state.busy.len() {
-            let Some((position, since)) = state.busy.pop_front() else { break };
-            if let Some(lock) = self.try_it(state, position, Some(since)) {
+            let Some(busy) = state.busy.pop_front() else { break };
+            let position = busy.position;
+            if let Some(lock) = self.try_it(state, position, Some(busy)) {
+                state.interval = INTERVAL;
                 return Next::Begin(position, lock);
             }
         }
-        if state.busy.is_empty() { Next::Nothing } else { Next::Wait }
+        if state.busy.is_empty() { Next::Nothing } else { Next::Watch }
     }
 
     fn reason_to_stop(&self, state: &State<R>) -> Option<NotBegun> {
@@ -301,7 +373,7 @@ where
 
     fn begin_no_more(&self, state: &mut State<R>, why: &NotBegun) {
         let fresh = std::mem::take(&mut state.fresh).into_iter();
-        let busy = std::mem::take(&mut state.busy).into_iter().map(|(position, _)| position);
+        let busy = std::mem::take(&mut state.busy).into_iter().map(|busy| busy.position);
         for position in fresh.chain(busy).collect::<Vec<_>>() {
             let result = R::not_begun(&self.items[position].ctid, why);
             if *why == NotBegun::Interrupted {
@@ -312,24 +384,24 @@ where
         }
     }
 
-    /// Tries to get hold of a container; `since` when it was found to be somebody else's.
-    fn try_it(&self, state: &mut State<R>, position: usize, since: Option<Instant>) -> Option<L> {
+    /// Tries to get hold of a container; `known` when it was found to be somebody else's.
+    fn try_it(&self, state: &mut State<R>, position: usize, known: Option<Busy>) -> Option<L> {
         let ctid = &self.items[position].ctid;
         let error = match (self.take)(ctid) {
             Ok(Taken::Ours(lock)) => return Some(lock),
-            Ok(Taken::Busy(holder)) => match since {
-                Some(since) if since.elapsed() >= PATIENCE => somebody_elses(holder),
-                Some(since) => {
-                    state.busy.push_back((position, since));
-                    return None;
-                }
-                None => {
+            Ok(Taken::Busy(holder)) => {
+                if known.as_ref().is_none_or(|busy| holder.is_some() && busy.told != holder) {
                     let text = format!("waiting: {} works on container {ctid}", named(holder));
                     self.batch.events.emit(Event::Note { text });
-                    state.busy.push_back((position, Instant::now()));
-                    return None;
                 }
-            },
+                match still_busy(position, holder, known) {
+                    Some(busy) => {
+                        state.busy.push_back(busy);
+                        return None;
+                    }
+                    None => somebody_elses(),
+                }
+            }
             Err(error) => error,
         };
         let result = R::failed(ctid, error.on(ctid));
@@ -339,7 +411,10 @@ where
 
     fn one(&self, position: usize, lock: L) {
         let Item { ctid, work } = &self.items[position];
-        let Some(work) = work else { return };
+        let Some(work) = work else {
+            let result = R::not_begun(ctid, &NotBegun::Interrupted);
+            return self.end(&mut self.state(), position, (result, Duration::ZERO));
+        };
         self.tell(|| Event::ContainerStarted { container: ctid.clone() });
         let began = Instant::now();
         let result = (self.work)(ctid, work, lock);
@@ -385,14 +460,22 @@ pub fn named(holder: Option<u32>) -> String {
     }
 }
 
-/// The error for a container that somebody else does not let go of.
-fn somebody_elses(holder: Option<u32>) -> Error {
-    let seconds = PATIENCE.as_secs();
-    let error = Error::host(format!("work on it: {} does, for {seconds} s now", named(holder)));
-    match holder {
-        Some(pid) => error.hint(format!("wait for its end, or look at it: `ps {pid}`")),
-        None => error.hint("wait for its end"),
-    }
+/// The container after one more try; `None` when it was waited for long enough.
+fn still_busy(position: usize, holder: Option<u32>, known: Option<Busy>) -> Option<Busy> {
+    let told = holder.or(known.as_ref().and_then(|busy| busy.told));
+    let since = match (holder, known) {
+        (None, Some(busy)) => Some(busy.since.unwrap_or_else(Instant::now)),
+        _ => None,
+    };
+    let is_too_long = since.is_some_and(|since| since.elapsed() >= PATIENCE);
+    (!is_too_long).then_some(Busy { position, told, since })
+}
+
+/// The error for a container that somebody who is not known does not let go of.
+fn somebody_elses() -> Error {
+    let hours = PATIENCE.as_secs() / 3600;
+    Error::host(format!("work on it: {} does, for {hours} hours now", named(None)))
+        .hint("wait for its end: `fuser -v /run/nvstage/*.lock` shows it")
 }
 
 /// What is told once of all containers that a request to stop came before.
@@ -575,6 +658,54 @@ mod tests {
         let waiting = "waiting: another nvstage (process 4711) works on container 101";
         let wanted = [waiting, "+102", "102 done", "+103", "103 done", "+101", "101 done"];
         assert_eq!(heard[1..], wanted);
+    }
+
+    #[test]
+    fn somebody_who_is_known_is_waited_for_without_end_and_somebody_unknown_is_not() {
+        let long_ago = Instant::now().checked_sub(PATIENCE);
+        assert!(long_ago.is_some(), "this machine runs too short a time");
+        let busy = |told| Some(Busy { position: 7, told, since: long_ago });
+        assert!(still_busy(7, Some(4711), busy(Some(4711))).unwrap().since.is_none());
+        assert!(still_busy(7, None, busy(Some(4711))).is_none());
+        assert!(still_busy(7, None, busy(None)).is_none());
+        // The time begins with the first try again, not with the first one.
+        let first = still_busy(7, None, None).unwrap();
+        assert!(first.since.is_none());
+        assert!(still_busy(7, None, Some(first)).unwrap().since.is_some());
+    }
+
+    #[test]
+    fn busy_containers_that_become_free_are_begun_side_by_side() {
+        let scene = Scene::new();
+        let tries = AtomicUsize::new(0);
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let take = |_: &Ctid| {
+            // Three first tries, then those of one thread alone.
+            let is_free = tries.fetch_add(1, Ordering::SeqCst) >= 6;
+            Ok(if is_free { Taken::Ours(()) } else { Taken::Busy(None) })
+        };
+        let work = |ctid: &Ctid, code: &u8, (): ()| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            pause(Duration::from_millis(200));
+            now.fetch_sub(1, Ordering::SeqCst);
+            report(ctid, *code)
+        };
+        let entries = entries(&[("101", 0), ("102", 0), ("103", 0)]);
+        let reports = scene.batch(3, OnFailure::GoOn).run(entries, take, work);
+        assert_eq!(outcomes(&reports), ["101 done", "102 done", "103 done"]);
+        assert_eq!(most.load(Ordering::SeqCst), 3);
+        // Each was taken once after the six that failed.
+        assert_eq!(tries.load(Ordering::SeqCst), 9);
+    }
+
+    #[test]
+    fn a_container_that_was_not_reached_is_not_begun() {
+        let scene = Scene::new();
+        scene.host.cancel.ask(Urgency::Finish);
+        let entries = vec![(ctid("101"), Entry::Ready(0)), (ctid("102"), Entry::NotReached)];
+        let reports = scene.batch(2, OnFailure::GoOn).run(entries, free, work);
+        assert_eq!(outcomes(&reports), ["101 skipped", "102 skipped"]);
+        assert_eq!(reports[1].exit.code(), 1);
     }
 
     #[test]

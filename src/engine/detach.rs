@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::answer::Answer;
 use crate::apt;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
+use crate::container::shared;
 use crate::engine::configure::{self, Applied, Change};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
@@ -78,7 +79,7 @@ impl Work<'_> {
         if removal > Removal::Devices {
             self.inside(removal, journal.as_ref(), pid)?;
         }
-        let taken = self.lines()?;
+        let taken = self.lines(removal)?;
         self.power(was_running, &taken)
     }
 
@@ -98,14 +99,15 @@ impl Work<'_> {
             })?,
         };
         // Packages first: those that something else needs are a reason to leave everything as it is.
-        let mut result = Ok(());
-        if removal == Removal::Everything {
-            let packages = journal.map_or(&[][..], |journal| &journal.packages);
-            result = self.steps.step(Step::Packages, || Ok((purge(session, packages)?, ())));
-        }
         let root = survey::root(session, pid)?;
-        if result.is_ok() && tenant::remains(&root) {
+        let mut result = Ok(());
+        if tenant::remains(&root) {
+            // What is shown may lie over what is to be removed.
             result = self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())));
+        }
+        if result.is_ok() && removal == Removal::Everything {
+            let packages = journal.map_or(&[][..], |journal| &journal.packages);
+            result = self.steps.step(Step::Packages, || Ok((purge(session, packages, &[])?, ())));
         }
         if result.is_ok() {
             result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
@@ -121,11 +123,11 @@ impl Work<'_> {
         result.and(stopped)
     }
 
-    fn lines(&mut self) -> Result<Taken> {
+    fn lines(&mut self, removal: Removal) -> Result<Taken> {
         let session = self.session;
         session.host.cancel.check()?;
         let began = self.steps.begin(Step::Passthrough);
-        let result = take_out(session);
+        let result = take_out(session, removal);
         if let Ok((_, Taken { edit, .. })) = &result {
             for line in &edit.foreign {
                 self.steps.warn(&format!("kept `{}`: {}", line.text, line.why));
@@ -184,15 +186,19 @@ struct Taken {
 }
 
 /// The edit of the configuration; where somebody else changed the file meanwhile, once more.
-fn take_out(session: &Session<'_>) -> Result<(Outcome, Taken)> {
+fn take_out(session: &Session<'_>, removal: Removal) -> Result<(Outcome, Taken)> {
     for _ in 0..2 {
         let read = Configuration::read(session)?;
         let paths = &session.host.paths;
         let known = journal::of(paths, session.ctid, &read.config)?;
-        let own = match &known {
+        let mut own = match &known {
             Some(journal) => journal.lines.clone(),
             None => passthrough::in_our_form(&read.config, &own_majors(paths)?),
         };
+        if removal == Removal::Devices {
+            // A shared driver is the container's userland, and stays like an installed one.
+            own.retain(|line| !line.text.as_deref().is_some_and(shared::is_in));
+        }
         let edit = passthrough::withdraw(&read.config, &own);
         let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
         let mut after = before.clone();
@@ -291,9 +297,11 @@ pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
             .because("another installer is at work inside the container, for 15 minutes now"));
     }
     if ran.answer.has("missing") {
-        return Err(failed()
-            .because("`nvidia-uninstall` is not in the container")
-            .hint("`nvstage provision` repairs the installation; then run the command again"));
+        return Err(failed().because("`nvidia-uninstall` is not in the container").hint(format!(
+            "`nvstage provision {} --method installer` repairs the installation; then run the \
+                 command again",
+            session.ctid
+        )));
     }
     let status: Option<i32> = ran.answer.number("status");
     let left: Vec<String> =
@@ -320,11 +328,12 @@ fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
 }
 
 /// Removes what was installed for it. The whole set is known and written down before the first
-/// package goes: a run that is cut short is finished by the next one.
+/// package goes: a run that is cut short is finished by the next one. `others` were installed for it
+/// too, and stay.
 ///
 /// # Errors
 /// Install error when something else needs them, or apt fails.
-pub fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
+pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> Result<Outcome> {
     let asked = purge_phase(session, "ask", packages)?;
     let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
     let write_down = |set: &[String]| {
@@ -332,7 +341,7 @@ pub fn purge(session: &Session<'_>, packages: &[String]) -> Result<Outcome> {
             return Ok(());
         }
         journal::update(&session.host.paths, session.ctid, |journal| {
-            journal.packages = set.to_vec();
+            journal.packages = [set, others].concat();
         })
     };
     write_down(&set)?;

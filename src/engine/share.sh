@@ -18,7 +18,7 @@ is_ours() { # is_ours PATH: a link that we made, or one into what is shared
 before=$(cat "$list" 2>/dev/null)
 if [ -n "$7" ]; then
   # Known before they are made: what a run that is cut short leaves is taken away by the next.
-  put "$list" "$(printf '%s\n%s\n' "$before" "$7" | sed '/^$/d' | sort -u)"
+  put "$list" "$(printf '%s\n%s\nunfinished\n' "$before" "$7" | sed '/^$/d' | sort -u)"
   while read -r path target; do
     [ "$(readlink "$path")" = "$target" ] && continue
     if [ -e "$path" ] || [ -L "$path" ]; then
@@ -35,7 +35,6 @@ while read -r path target; do
 done <<END
 $before
 END
-if [ -n "$7" ]; then put "$list" "$7"; else rm -f "$list"; fi
 if [ -n "$6" ]; then put "$conf" "$6"; else rm -f "$conf"; fi
 # Libraries that name each other by a name with the version are found again after the host's driver
 # has changed: by this at each start.
@@ -55,7 +54,14 @@ ExecStart=$(command -v ldconfig)"
 else
   rm -f "$wants/$unit" "/etc/systemd/system/$unit"
 fi
-ldconfig || failed ldconfig
-# Where something was shown, and nothing is; what is not empty stays.
-rmdir "$home/driver" "$home" /usr/local/cuda-* /opt/nvidia 2>/dev/null
+# Where the container starts just now its own unit may do the same, and both write one temporary file.
+ldconfig || { sleep 1 && ldconfig; } || failed ldconfig
+# Last of all: what is not as this says was not done to its end.
+if [ -n "$7" ]; then
+  put "$list" "$7"
+else
+  rm -f "$list"
+  # Where something was shown; what is not empty stays.
+  rmdir "$home/driver" "$home" 2>/dev/null
+fi
 say shared

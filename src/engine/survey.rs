@@ -167,6 +167,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
     journal.state = State::Attached;
     wish.recipe.origin().clone_into(&mut journal.recipe);
     wish.recipe.profile().clone_into(&mut journal.profile);
+    wish.recipe.settings().clone_into(&mut journal.settings);
     journal.gpus = wish.assignment.to_string();
     journal.method = method;
     journal.nodes.clone_from(&wish.nodes);

@@ -9,7 +9,7 @@
 use crate::engine::journal;
 use crate::engine::shared::DriverImage;
 use crate::engine::steps::Steps;
-use crate::engine::survey::{self, Look, Outside};
+use crate::engine::survey::{self, Look};
 use crate::engine::tenant::Images;
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
@@ -17,6 +17,7 @@ use crate::event::Events;
 use crate::host::holders::holders;
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
+use crate::version::DriverVersion;
 
 /// What becomes of a container whose processes hold a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,11 @@ impl Work<'_> {
     /// A container with a driver of its own.
     fn own(&mut self, in_use: InUse) -> Result<Next> {
         let Some(pid) = self.session.init_process()? else { return Ok(Next::Provision) };
+        let record = survey::record(&survey::root(self.session, pid)?);
+        if record.and_then(|record| record.version).as_ref() == Some(&self.wish.version) {
+            // Somebody else was faster.
+            return Ok(Next::Provision);
+        }
         match (self.in_use(pid), in_use) {
             (None, _) => Ok(Next::Provision),
             (Some(why), InUse::Skip) => self.leave(why),
@@ -97,30 +103,42 @@ impl Work<'_> {
     /// A container that shares the host's.
     fn shared(&mut self, image: &DriverImage, in_use: InUse) -> Result<Next> {
         let (session, version) = (self.session, &image.version);
-        let Some(pid) = session.init_process()? else {
+        let outside = survey::outside(session, self.wish, None)?;
+        let Some(pid) = outside.pid else {
+            if outside.edit.changed() {
+                return Ok(Next::Provision);
+            }
             let began = self.steps.begin(Step::Share);
             let why = format!("stopped: it gets driver {version} when it starts");
             self.steps.end(Step::Share, Outcome::Unchanged(why), began);
             return Ok(Next::Done);
         };
+        let root = survey::root(session, pid)?;
+        let images = Images { driver: Some(image.clone()), cuda: outside.cuda.clone() };
+        let is_there = images.is_set_up(&root, self.wish.architecture.triplet());
+        if is_there && !outside.edit.changed() {
+            let began = self.steps.begin(Step::Share);
+            let what = format!("driver {version} of the host");
+            self.steps.end(Step::Share, Outcome::Unchanged(what), began);
+            return Ok(Next::Done);
+        }
         if let (Some(why), InUse::Skip) = (self.in_use(pid), in_use) {
             return self.leave(why);
         }
-        let outside = survey::outside(session, self.wish, None)?;
-        if outside.edit.changed() {
+        // One of its own is in the way where a run was cut short.
+        let has_own = survey::record(&root).and_then(|record| record.version).is_some();
+        if outside.edit.changed() || has_own {
             return Ok(Next::Provision);
         }
         let pid = self.restart(format!("to get driver {version}"))?;
-        self.look(pid, &outside, image)?;
+        self.look(pid, &images, version)?;
         Ok(Next::Done)
     }
 
     /// Whether the container sees the image, and finds everything in it; what is not so is put right.
-    fn look(&mut self, pid: u32, outside: &Outside, image: &DriverImage) -> Result<()> {
-        let (session, version) = (self.session, &image.version);
+    fn look(&mut self, pid: u32, images: &Images, version: &DriverVersion) -> Result<()> {
+        let session = self.session;
         let triplet = self.wish.architecture.triplet();
-        let cuda = outside.cuda.clone();
-        let images = Images { driver: Some(image.clone()), cuda };
         self.steps.step(Step::Share, || {
             let root = survey::root(session, pid)?;
             let outcome = match images.is_set_up(&root, triplet) {
@@ -128,7 +146,7 @@ impl Work<'_> {
                 false => {
                     images.align(pid, &root)?;
                     let look = Look { wait: 0, nodes: &[], packages: &[], checks: &[] };
-                    survey::set_up(session, look, &images, triplet)?;
+                    survey::set_up(session, look, images, triplet)?;
                     Outcome::Changed(format!("driver {version} of the host, set up anew"))
                 }
             };

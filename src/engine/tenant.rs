@@ -11,17 +11,18 @@ use std::path::Path;
 
 use crate::apt::system::installed_version;
 use crate::container::{self, config::LxcConfig, shared::SharedTree};
+use crate::ctid::Ctid;
 use crate::engine::journal;
 use crate::engine::shared::{self, CudaImage, DriverImage};
 use crate::engine::supplies::Supplies;
 use crate::engine::survey::{self, System};
 use crate::engine::wish::Wish;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::mount;
 use crate::host::rootfs::ContainerRoot;
 use crate::journal::Journal;
-use crate::lock::Lock;
+use crate::lock::{Lock, LockedPackage, Role};
 use crate::plan::{DriverState, Sharing};
 use crate::recipe::{CudaMethod, Recipe, Userland};
 use crate::runtime::Session;
@@ -241,12 +242,17 @@ impl Images {
         if conf.lines().ne(self.directories()) {
             problems.push(format!("`{CONF}` is not as it should be"));
         }
+        let list = root.read_text(LINKS, 1 << 20).unwrap_or_default();
+        let links = self.links(triplet);
+        if list.lines().ne(links.iter().map(|(path, target)| format!("{path} {target}"))) {
+            problems.push("it was not set up to the end".to_owned());
+        }
         let is_missing = |(path, target): &(String, String)| match root.link_target(path) {
             Ok(found) => found != Path::new(target) && found.starts_with("/usr/lib/nvstage"),
             // Something else of the container's own stays.
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
-        let missing = self.links(triplet).into_iter().filter(is_missing);
+        let missing = links.into_iter().filter(is_missing);
         problems.extend(missing.map(|(path, _)| format!("the link `{path}` is missing")));
         problems
     }
@@ -282,6 +288,14 @@ impl Images {
         targets.filter(|target| !wanted.contains(target)).collect()
     }
 
+    /// Directories of the container's own that have files, and that what is shown hides; asked before
+    /// it is shown.
+    pub fn hidden(&self, root: &ContainerRoot) -> Vec<String> {
+        let shown = self.shown().into_iter().filter(|shown| !is_shown(root, shown));
+        let has_files = |target: &String| root.names(target).is_ok_and(|names| !names.is_empty());
+        shown.map(|shown| shown.target).filter(has_files).collect()
+    }
+
     /// Takes away what is shown of CUDA, so that what lies behind it can be worked on.
     ///
     /// # Errors
@@ -297,7 +311,15 @@ fn image_target(line: &str) -> Option<String> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let target = mount.split(' ').nth(4)?;
     let is_place = target == DRIVER || target == "/opt/nvidia" || target.starts_with(CUDA);
-    (is_place && filesystem.starts_with("squashfs ")).then(|| target.to_owned())
+    let device = filesystem.strip_prefix("squashfs ")?.split(' ').next()?;
+    (is_place && is_image(device)).then(|| target.to_owned())
+}
+
+/// Whether a loop device, `/dev/loop3`, is of one of our images (`sysfs-block-loop`).
+fn is_image(device: &str) -> bool {
+    let name = device.trim_start_matches("/dev/");
+    let file = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+    file.is_ok_and(|file| file.starts_with("/var/lib/nvstage/"))
 }
 
 /// Compares a running container with what it is to share.
@@ -395,22 +417,18 @@ impl Known {
             let system = survey::system(root, wish.architecture)?;
             let mut packages = Vec::new();
             if ways.cuda == CudaMethod::Share {
-                let distribution = &system.distribution;
-                let lock = supplies.stock(&wish.recipe, distribution, wish.architecture)?;
-                let image = match &lock {
-                    Some(lock) => shared::cuda_at_hand(paths, lock)?,
-                    None => None,
+                let lock = locked(supplies, wish, (&system, session.ctid))?;
+                let (image, rest) = match shared::cuda_at_hand(paths, &lock)? {
+                    Some(image) => (Some(image.clone()), image.rest),
+                    None => (None, of_distribution(&lock)),
                 };
-                match image.zip(lock) {
-                    Some((image, lock)) => {
-                        let journal = journal::load(paths, session.ctid)?;
-                        let of = (&image, &lock);
-                        packages = of_image(&wish.recipe, of, journal.as_ref());
-                        apt = apt.with_packages(image.rest.clone());
-                        images.cuda = Some(image);
-                    }
-                    None => missing.push("CUDA".to_owned()),
+                let journal = journal::load(paths, session.ctid)?;
+                packages = instead(&wish.recipe, (&rest, &lock), journal.as_ref());
+                apt = apt.with_packages(rest);
+                if image.is_none() {
+                    missing.push("CUDA".to_owned());
                 }
+                images.cuda = image;
             }
             own = Own::of(root, &system, ways, &packages);
         }
@@ -435,17 +453,45 @@ impl Known {
     }
 }
 
-/// The packages that the image is instead of: those of the recipe that are not for apt, and those of
-/// the lock that a purge which was cut short has written down.
-pub fn of_image(
+/// The lock whose CUDA a container is to share.
+///
+/// # Errors
+/// Install error where the cache has none; invalid input for a distribution that the recipe does not
+/// know.
+pub fn locked(
+    supplies: &Supplies<'_>,
+    wish: &Wish,
+    (system, ctid): (&System, &Ctid),
+) -> Result<Lock> {
+    let (recipe, distribution) = (&wish.recipe, &system.distribution);
+    recipe.repository(distribution, wish.architecture)?;
+    supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
+        Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
+            .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
+            .on(ctid)
+    })
+}
+
+/// The packages of a lock that come from the distribution.
+fn of_distribution(lock: &Lock) -> Vec<String> {
+    let is_of = |package: &&LockedPackage| {
+        let repository = lock.repository(&package.repository);
+        repository.is_some_and(|repository| repository.role == Role::Distribution)
+    };
+    lock.packages.iter().filter(is_of).map(|package| package.name.clone()).collect()
+}
+
+/// The packages that the image is instead of: those of the recipe that are not for apt, `rest`, and
+/// those of the lock that a purge which was cut short has written down.
+pub fn instead(
     recipe: &Recipe,
-    (image, lock): (&CudaImage, &Lock),
+    (rest, lock): (&[String], &Lock),
     journal: Option<&Journal>,
 ) -> Vec<String> {
     let known = journal.map_or(&[][..], |journal| &journal.packages).iter();
     let is_locked = |name: &&String| lock.packages.iter().any(|package| package.name == **name);
     let all: BTreeSet<&String> = recipe.packages().iter().chain(known.filter(is_locked)).collect();
-    all.into_iter().filter(|name| !image.rest.contains(name)).cloned().collect()
+    all.into_iter().filter(|name| !rest.contains(name)).cloned().collect()
 }
 
 /// The image of CUDA that a container has: by its journal, or where it has none by its lines.
@@ -466,7 +512,7 @@ pub fn remains(root: &ContainerRoot) -> bool {
 fn is_shown(root: &ContainerRoot, shown: &Shown<'_>) -> bool {
     let here = std::fs::metadata(&shown.source).map(|here| (here.dev(), here.ino()));
     match (here, root.identity(&shown.target)) {
-        (Ok(here), Ok(there)) => here == there,
+        (Ok(here), Ok(there)) => here == there && mount::is_in_image(&shown.source),
         _ => false,
     }
 }

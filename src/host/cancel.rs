@@ -59,13 +59,18 @@ impl Flag {
 }
 
 impl Cancel {
-    /// Catches SIGINT, SIGTERM and SIGHUP for the whole process from now on.
+    /// Catches SIGINT, SIGTERM and SIGHUP for the whole process from now on. One that the caller has
+    /// it ignore stays ignored: `nohup` does that to SIGHUP.
     ///
     /// # Errors
     /// When the handlers, their pipes or their thread cannot be made.
     pub fn on_signals() -> io::Result<Self> {
         let cancel = Self::never()?;
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = ignored(&status);
+        let is_ours = |signal: &i32| ignored & (1 << (signal - 1)) == 0;
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP].iter().filter(|one| is_ours(one)))?;
         let asked = cancel.clone();
         let listen = move || {
             for signal in signals.forever() {
@@ -130,7 +135,9 @@ impl Cancel {
         let Ok((reader, writer)) = io::pipe() else { return work() };
         std::thread::scope(|scope| {
             let tell = &tell;
-            scope.spawn(move || self.tell_until(reader.as_fd(), tell));
+            // Without another thread the work goes on, and nobody is told.
+            let _ = std::thread::Builder::new()
+                .spawn_scoped(scope, move || self.tell_until(reader.as_fd(), tell));
             let result = work();
             drop(writer);
             result
@@ -159,11 +166,25 @@ impl Cancel {
     }
 }
 
+/// The signals that a process ignores, the lowest bit for number 1 (`SigIgn` of
+/// `/proc/<pid>/status`, `proc_pid_status(5)`).
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    u64::from_str_radix(mask.unwrap_or_default().trim(), 16).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
     use super::*;
+
+    #[test]
+    fn ignored_signals_are_bits_of_the_processs_status() {
+        let status = "SigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), 1 << (SIGHUP - 1) | 1 << (13 - 1));
+        assert_eq!(ignored(""), 0);
+    }
 
     #[test]
     fn the_graver_degree_includes_the_other() {

@@ -1,7 +1,9 @@
-//! What the machine bears: its cores, and the memory that is free.
+//! What the machine bears: its cores, the memory that is free, the files that may be open.
 
 use std::path::Path;
 use std::thread;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::paths::Paths;
 
@@ -16,6 +18,18 @@ pub fn available_memory(paths: &Paths) -> Option<u64> {
     available_in(&paths.host_path("/proc/meminfo"))
 }
 
+/// How many files this process may have open at once (`RLIMIT_NOFILE`). The limit is raised to
+/// `wanted` where it is lower and may be raised, and no further: children inherit it, and some of
+/// them go through all numbers up to it.
+pub fn open_files(wanted: u64) -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    let raised = wanted.min(hard);
+    if soft >= raised || setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_err() {
+        return soft;
+    }
+    raised
+}
+
 fn available_in(path: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -27,6 +41,16 @@ fn available_in(path: &Path) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::host::files::replace;
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(open_files(1), soft);
+        let wanted = (soft + 1).min(hard);
+        assert_eq!(open_files(wanted), wanted);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (wanted, hard));
+        assert!(open_files(u64::MAX) <= hard);
+    }
 
     #[test]
     fn available_memory_is_read_in_bytes_and_may_be_unknown() {

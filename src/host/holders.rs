@@ -22,11 +22,15 @@ impl fmt::Display for Holder {
 
 /// The processes of the container whose first one is `init` that hold a GPU.
 pub fn holders(init: u32) -> Vec<Holder> {
-    let Some(own) = group(init).map(|group| container_group(&group).to_owned()) else {
-        return Vec::new();
+    let own = group(init).map(|group| container_group(&group).to_owned());
+    let namespace = namespace(init);
+    let is_inside = |pid: &u32| match &own {
+        Some(own) => group(*pid).is_some_and(|g| {
+            g.strip_prefix(own.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }),
+        None => self::namespace(*pid).is_some_and(|found| Some(found) == namespace),
     };
-    let below = format!("{own}/");
-    let is_inside = |pid: &u32| group(*pid).is_some_and(|g| g == own || g.starts_with(&below));
     let name = |pid: u32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Holder { pid, name: name.trim().to_owned() }
@@ -40,6 +44,11 @@ pub fn holders(init: u32) -> Vec<Holder> {
 fn group(pid: u32) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// The process namespace of a process, where control groups do not tell.
+fn namespace(pid: u32) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
 /// The part of a control group's path that is the container's as a whole: `/lxc/101` on Proxmox VE,
@@ -56,7 +65,8 @@ fn container_group(path: &str) -> &str {
     }
     match path.find("/lxc/") {
         Some(start) => &path[..end_of(start + "/lxc/".len())],
-        None => path,
+        // A name of somebody's own: systemd inside has put its first process one below.
+        None => path.strip_suffix("/init.scope").unwrap_or(path),
     }
 }
 
@@ -78,7 +88,7 @@ mod tests {
             ("/lxc.payload.web/system.slice/cron.service", "/lxc.payload.web"),
             ("/lxc.payload/101/init.scope", "/lxc.payload/101"),
             ("/a/lxc.payload.201-1/x", "/a/lxc.payload.201-1"),
-            ("/init.scope", "/init.scope"),
+            ("/mine/web/init.scope", "/mine/web"),
         ] {
             assert_eq!(container_group(path), whole);
         }

@@ -7,12 +7,13 @@
 //! It goes away with the container, or with [`detach`].
 //!
 //! An image that is mounted on the host is shown as it is, by a copy of its mount: a squashfs cannot
-//! be written, whoever remounts it.
+//! be written, whoever remounts it. Anything else is refused: root of a privileged container could
+//! write to it.
 
 use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -20,6 +21,7 @@ use std::thread;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setfsgid, setfsuid};
 
 use super::paths::Paths;
@@ -29,6 +31,8 @@ use crate::error::{Error, Result};
 
 /// The major number of loop devices (`Documentation/admin-guide/devices.txt` of Linux).
 const LOOP_MAJOR: u64 = 7;
+/// `SQUASHFS_MAGIC` in `linux/magic.h`.
+const SQUASHFS: FsType = FsType(0x7371_7368);
 
 /// Shows the directories `layers` (the first one on top) at `target` inside the container whose
 /// first process is `pid` on this host. What an earlier run left there is taken away first.
@@ -55,12 +59,13 @@ pub fn attach(pid: u32, layers: [&Path; 2], programs: Programs, target: &str) ->
     .map_err(fail)
 }
 
-/// Shows an image, mounted on this host at `source`, at `target` inside the container whose first
-/// process is `pid` on this host: read-only, without set-user-ID programs and device nodes. What is
-/// mounted at `target` is taken away first; the directory is made where it is missing.
+/// Shows the directory `source` of an image that is mounted on this host at `target` inside the
+/// container whose first process is `pid` on this host: read-only, without set-user-ID programs and
+/// device nodes. What is mounted at `target` is taken away first; the directory is made where it is
+/// missing.
 ///
 /// # Errors
-/// Host error when the image cannot be shown there.
+/// Host error when `source` is not in a mounted image, or it cannot be shown there.
 pub fn attach_directory(pid: u32, source: &Path, target: &str) -> Result<()> {
     let fail = |error: io::Error| {
         let shown = source.display();
@@ -70,6 +75,11 @@ pub fn attach_directory(pid: u32, source: &Path, target: &str) -> Result<()> {
     };
     let path = CString::new(source.as_os_str().as_bytes()).map_err(|error| fail(error.into()))?;
     let mount = clone_mount(&path).map_err(fail)?;
+    // The copy is asked: what lies at the path may be unmounted at any moment.
+    if !is_image(&mount).map_err(fail)? {
+        return Err(fail(io::Error::other("it is not in an image that is mounted"))
+            .hint("`nvstage refresh` mounts what there is"));
+    }
     let target = target.to_owned();
     let work = move || {
         unmount_all(&target)?;
@@ -97,6 +107,16 @@ pub fn image_at(paths: &Paths, directory: &Path) -> Option<(u64, u64)> {
     }
     let device = paths.dev().join(format!("loop{}", libc::minor(here)));
     File::open(device).and_then(loop_file).ok()
+}
+
+/// Whether a path of this host lies in an image that is mounted.
+pub fn is_in_image(path: &Path) -> bool {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path);
+    file.and_then(is_image).unwrap_or(false)
+}
+
+fn is_image(file: impl AsFd) -> io::Result<bool> {
+    Ok(fstatfs(file)?.filesystem_type() == SQUASHFS)
 }
 
 /// Takes away what [`attach`] or [`attach_directory`] showed at `target`, and the directory;

@@ -2,7 +2,8 @@
 //!
 //! A command inside a container ends with its caller's process group, not with its caller, and
 //! `timeout` inside makes yet another group. So ending a child means: its group, and every
-//! descendant found in `/proc`, first SIGTERM, then SIGKILL.
+//! descendant found in `/proc`, first SIGTERM, then SIGKILL to those that are left, also where the
+//! child itself has ended by then.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -16,17 +17,19 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::cancel::Cancel;
 use super::runlog::RunLog;
-use super::sys::pidfd_open;
+use super::sys::{pidfd_open, pidfd_send_signal};
 use crate::error::{Error, Result};
 use crate::shell::quoted;
 
 /// Output kept of one stream; what comes before it is dropped.
 const KEPT: usize = 4 << 20;
+/// Output read of one stream before the time limit is looked at again: more than a pipe holds.
+const PORTION: usize = 2 << 20;
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -213,13 +216,27 @@ fn run(mut command: Command, log: &RunLog, cancel: &Cancel) -> Result<Finished> 
 
 type Watched = (Ended, Vec<u8>, Vec<u8>);
 
+/// A child that cannot be watched is not left behind.
 fn watch(mut child: Child, limit: Duration, cancel: &Cancel) -> io::Result<Watched> {
-    let group = Pid::from_raw(child.id() as i32);
+    let watched = watch_to_the_end(&mut child, limit, cancel);
+    if watched.is_err() {
+        Ending::begin(group_of(&child), Ended::Cancelled).kill();
+        // Reaping an ended child does nothing to one that was reaped before.
+        let _ = child.wait();
+    }
+    watched
+}
+
+fn group_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id() as i32)
+}
+
+fn watch_to_the_end(child: &mut Child, limit: Duration, cancel: &Cancel) -> io::Result<Watched> {
     let ended = pidfd_open(child.id())?;
     let mut stdout = Stream::of(child.stdout.take().map(OwnedFd::from))?;
     let mut stderr = Stream::of(child.stderr.take().map(OwnedFd::from))?;
     let mut deadline = Instant::now() + limit;
-    let mut ending: Option<Ended> = None;
+    let mut ending: Option<Ending> = None;
     loop {
         let mut descriptors = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
         if ending.is_none() {
@@ -228,11 +245,7 @@ fn watch(mut child: Child, limit: Duration, cancel: &Cancel) -> io::Result<Watch
         for pipe in [&stdout, &stderr].into_iter().filter_map(|stream| stream.pipe.as_ref()) {
             descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up: a remainder below a millisecond must not spin.
-        let left = left + Duration::from_millis(1);
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut descriptors, timeout) {
+        match poll(&mut descriptors, until(deadline)) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -242,22 +255,30 @@ fn watch(mut child: Child, limit: Duration, cancel: &Cancel) -> io::Result<Watch
         stdout.take_what_is_there();
         stderr.take_what_is_there();
         if is_over {
-            let status = child.wait()?;
-            if ending.is_some() {
-                end(group, &[], Signal::SIGKILL);
+            // Not reaped yet: until then its number, which is its group's too, is nobody else's.
+            if let Some(ending) = &mut ending {
+                ending.finish(deadline);
             }
-            return Ok((ending.unwrap_or_else(|| how(status)), stdout.bytes(), stderr.bytes()));
+            let status = child.wait()?;
+            let ended = ending.map_or_else(|| how(status), |ending| ending.why);
+            return Ok((ended, stdout.bytes(), stderr.bytes()));
         }
         let is_late = Instant::now() >= deadline;
-        if is_cancelled || (is_late && ending.is_none()) {
-            ending = Some(if is_cancelled { Ended::Cancelled } else { Ended::TimedOut });
-            end(group, &descendants(group), Signal::SIGTERM);
+        if let Some(ending) = ending.as_mut().filter(|_| is_late) {
+            ending.kill();
             deadline = Instant::now() + GRACE;
-        } else if is_late {
-            end(group, &descendants(group), Signal::SIGKILL);
+        } else if is_cancelled || (is_late && ending.is_none()) {
+            let why = if is_cancelled { Ended::Cancelled } else { Ended::TimedOut };
+            ending = Some(Ending::begin(group_of(child), why));
             deadline = Instant::now() + GRACE;
         }
     }
+}
+
+/// What is left until then, rounded up: a remainder below a millisecond must not spin.
+fn until(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
 }
 
 fn how(status: ExitStatus) -> Ended {
@@ -267,17 +288,90 @@ fn how(status: ExitStatus) -> Ended {
     }
 }
 
-/// Signals the descendants first: once their parent is gone they can no longer be found.
-fn end(group: Pid, descendants: &[Pid], signal: Signal) {
-    for &pid in descendants {
-        // A process that is gone already is what we want.
-        let _ = kill(pid, signal);
-    }
-    let _ = killpg(group, signal);
+/// A child that is being ended, with all that was below it when it got its SIGTERM.
+struct Ending {
+    why: Ended,
+    group: Pid,
+    below: Vec<Descendant>,
 }
 
-/// Every process below `ancestor` in the tree, by the parent in `/proc/<pid>/stat`.
-fn descendants(ancestor: Pid) -> Vec<Pid> {
+impl Ending {
+    /// Asks all of them to end. The descendants come first: once their parent is gone they can no
+    /// longer be found.
+    fn begin(group: Pid, why: Ended) -> Self {
+        let mut ending = Self { why, group, below: Vec::new() };
+        ending.signal(Signal::SIGTERM);
+        ending
+    }
+
+    /// Kills those that are left.
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// After the child's end: waits for the others until `deadline`, and kills those that are left.
+    fn finish(&mut self, deadline: Instant) {
+        self.wait(deadline);
+        self.kill();
+        self.wait(Instant::now() + GRACE);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        self.look();
+        for descendant in &self.below {
+            // A process that is gone already is what we want.
+            let _ = pidfd_send_signal(&descendant.handle, signal as i32);
+        }
+        let _ = killpg(self.group, signal);
+    }
+
+    /// Adds what has come to be below any of them.
+    fn look(&mut self) {
+        let mut roots = vec![self.group.as_raw()];
+        roots.extend(self.below.iter().filter(|known| !known.is_gone()).map(|known| known.pid));
+        for pid in descendants(&roots) {
+            if self.below.iter().all(|known| known.pid != pid || known.is_gone())
+                && let Some(descendant) = Descendant::of(pid)
+            {
+                self.below.push(descendant);
+            }
+        }
+    }
+
+    fn wait(&self, deadline: Instant) {
+        loop {
+            let left: Vec<&Descendant> =
+                self.below.iter().filter(|descendant| !descendant.is_gone()).collect();
+            let Some(first) = left.first() else { return };
+            if Instant::now() >= deadline {
+                return;
+            }
+            let mut watched = [PollFd::new(first.handle.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut watched, until(deadline));
+        }
+    }
+}
+
+/// A process held by a descriptor: its number may become another one's, the descriptor does not.
+struct Descendant {
+    pid: i32,
+    handle: OwnedFd,
+}
+
+impl Descendant {
+    fn of(pid: i32) -> Option<Self> {
+        let handle = pidfd_open(u32::try_from(pid).ok()?).ok()?;
+        Some(Self { pid, handle })
+    }
+
+    fn is_gone(&self) -> bool {
+        let mut watched = [PollFd::new(self.handle.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut watched, PollTimeout::ZERO), Ok(1..))
+    }
+}
+
+/// Every process below `ancestors` in the tree, by the parent in `/proc/<pid>/stat`.
+fn descendants(ancestors: &[i32]) -> Vec<i32> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
@@ -289,10 +383,10 @@ fn descendants(ancestor: Pid) -> Vec<Pid> {
         }
     }
     let mut found = Vec::new();
-    let mut open = vec![ancestor.as_raw()];
+    let mut open = ancestors.to_vec();
     while let Some(pid) = open.pop() {
-        for &child in children.get(&pid).into_iter().flatten() {
-            found.push(Pid::from_raw(child));
+        for child in children.remove(&pid).unwrap_or_default() {
+            found.push(child);
             open.push(child);
         }
     }
@@ -314,12 +408,18 @@ impl Stream {
         Ok(Self { pipe: pipe.map(File::from), kept: VecDeque::new() })
     }
 
+    /// Takes what is there, up to [`PORTION`]: somebody who writes faster than this reads must not
+    /// keep the time limit from being looked at.
     fn take_what_is_there(&mut self) {
         let mut buffer = vec![0; 64 << 10];
-        while let Some(pipe) = &mut self.pipe {
+        let mut taken = 0;
+        while let Some(pipe) = self.pipe.as_mut().filter(|_| taken < PORTION) {
             match pipe.read(&mut buffer) {
                 Ok(0) => self.pipe = None,
-                Ok(count) => self.kept.extend(&buffer[..count]),
+                Ok(count) => {
+                    self.kept.extend(&buffer[..count]);
+                    taken += count;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => self.pipe = None,
@@ -336,6 +436,8 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::kill;
+
     use super::*;
     use crate::host::cancel::Urgency;
 
@@ -369,12 +471,58 @@ mod tests {
         let limit = Duration::from_millis(300);
         let finished = live().run(shell(script, limit), &RunLog::none()).unwrap();
         assert_eq!(finished.ended, Ended::TimedOut);
-        let pid: i32 = String::from_utf8(finished.stdout).unwrap().trim().parse().unwrap();
+        is_gone(&finished);
+    }
+
+    /// The process that the output names ends soon. (A zombie that nobody reaps is as good.)
+    #[track_caller]
+    fn is_gone(finished: &Finished) {
+        let text = String::from_utf8_lossy(&finished.stdout);
+        let pid: i32 = text.trim().parse().unwrap();
         let gone = (0..50).any(|_| {
             let _ = poll(&mut [], 20u16);
-            kill(Pid::from_raw(pid), None).is_err()
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            kill(Pid::from_raw(pid), None).is_err() || stat.contains(") Z ")
         });
         assert!(gone, "process {pid} is still there");
+    }
+
+    #[test]
+    fn a_grandchild_that_ignores_sigterm_does_not_outlive_the_child() {
+        // In a group of its own, too, and below nobody once the child is gone.
+        let script = "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done' & wait";
+        let limit = Duration::from_millis(300);
+        let began = Instant::now();
+        let finished = live().run(shell(script, limit), &RunLog::none()).unwrap();
+        assert_eq!(finished.ended, Ended::TimedOut);
+        assert!(began.elapsed() >= GRACE, "it had no time to end by itself");
+        is_gone(&finished);
+    }
+
+    #[test]
+    fn a_child_that_ends_at_sigterm_with_all_below_it_is_not_waited_for() {
+        let began = Instant::now();
+        let script = "sleep 60 & sleep 60";
+        live().run(shell(script, Duration::from_millis(100)), &RunLog::none()).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_child_that_floods_its_output_is_ended_in_time() {
+        let began = Instant::now();
+        let script = "cat /dev/zero & cat /dev/zero >&2";
+        let limit = Duration::from_millis(300);
+        let finished = live().run(shell(script, limit), &RunLog::none()).unwrap();
+        assert_eq!(finished.ended, Ended::TimedOut);
+        assert_eq!(finished.stdout.len(), KEPT);
+        assert!(began.elapsed() < GRACE, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn no_more_than_a_portion_is_read_at_once() {
+        let mut stream = Stream { pipe: File::open("/dev/zero").ok(), kept: VecDeque::new() };
+        stream.take_what_is_there();
+        assert_eq!(stream.kept.len(), PORTION);
     }
 
     #[test]

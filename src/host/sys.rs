@@ -1,7 +1,7 @@
 //! The system calls that no crate here wraps. The only unsafe code of the program.
 //!
 //! Each function is a thin, safe front: owned descriptors in, owned descriptors out, `errno` as an
-//! [`io::Error`]. Manual pages: `pidfd_open(2)`, `fsopen(2)`, `fsconfig(2)`, `fsmount(2)`,
+//! [`io::Error`]. Manual pages: `pidfd_open(2)`, `pidfd_send_signal(2)`, `fsopen(2)`, `fsconfig(2)`, `fsmount(2)`,
 //! `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`, `loop(4)`.
 
 use std::ffi::CStr;
@@ -40,6 +40,20 @@ fn nothing(result: libc::c_long) -> io::Result<()> {
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: two integers; no memory is passed.
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) })
+}
+
+/// Sends a signal to the process behind a descriptor of [`pidfd_open`], and to no other one that has
+/// its number by now.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> io::Result<()> {
+    let descriptor = process.as_fd().as_raw_fd();
+    let nothing_more = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a valid descriptor, an integer, and null for what the kernel fills in itself.
+    nothing(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, descriptor, signal, nothing_more, 0)
+    })
 }
 
 /// Whether programs may be run from a mount.

@@ -1,6 +1,6 @@
 //! Waiting that a request to stop interrupts.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Result;
 use crate::host::cancel::Cancel;
+use crate::host::sys::pidfd_open;
 
 /// Waits for `duration`, or until the work is asked to stop.
 ///
@@ -56,6 +57,42 @@ pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
 
+/// Whether a process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// It is there, or cannot be looked at.
+    Runs,
+    /// It has ended.
+    Ended,
+}
+
+/// Waits until a process ends, `limit` at most, whatever happens.
+pub fn process_ends(pid: u32, limit: Duration) -> Process {
+    let handle = match pidfd_open(pid) {
+        Ok(handle) => handle,
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Process::Ended,
+        Err(_) => {
+            pause(limit.min(Duration::from_millis(200)));
+            return Process::Runs;
+        }
+    };
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let millis = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut watched = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, millis) {
+            Err(Errno::EINTR) => {}
+            Ok(1..) => return Process::Ended,
+            Ok(_) => return Process::Runs,
+            Err(_) => {
+                pause(left.min(Duration::from_millis(200)));
+                return Process::Runs;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +102,16 @@ mod tests {
         let start = Instant::now();
         wait(Duration::from_millis(30), &Cancel::never().unwrap()).unwrap();
         assert!(start.elapsed() >= Duration::from_millis(30));
+    }
+
+    #[test]
+    fn a_process_is_waited_for_until_it_ends_or_the_time_is_over() {
+        let start = Instant::now();
+        let me = std::process::id();
+        assert_eq!(process_ends(me, Duration::from_millis(30)), Process::Runs);
+        assert!(start.elapsed() >= Duration::from_millis(29));
+        // More than the kernel ever gives out.
+        assert_eq!(process_ends(4_194_304, Duration::from_secs(9)), Process::Ended);
+        assert!(start.elapsed() < Duration::from_secs(5));
     }
 }

@@ -71,6 +71,7 @@ pub struct Recipe {
     checks: Vec<Check>,
     repository_url: Option<String>,
     installer_url: Option<String>,
+    settings: Vec<String>,
 }
 
 /// Something that is checked after the installation.
@@ -137,6 +138,7 @@ impl Recipe {
             checks: file.checks.run,
             repository_url: None,
             installer_url: None,
+            settings: Vec::new(),
         };
         let fail = |error: Error| {
             Error::input(format!("read the recipe `{origin}`")).because(error.what())

@@ -73,15 +73,29 @@ impl Recipe {
         if let Some(installer) = &overrides.installer_url {
             url::check(installer.trim(), &INSTALLER_SCHEMES)?;
             self.installer_url = Some(installer.trim().to_owned());
+            self.keep("installer.url", installer.trim());
         }
         if let Some(repository) = &overrides.repository_url {
             url::check(repository.trim(), &REPOSITORY_SCHEMES)?;
             self.repository_url = Some(repository.trim().to_owned());
+            self.keep("repository.url", repository.trim());
         }
         if let Some(names) = &overrides.packages {
             packages::check(names, &self.deny, &self.allow)?;
             self.install.clone_from(names);
+            self.keep("packages", &names.join(","));
         }
         Ok(self)
+    }
+
+    /// What was replaced, as `--set` takes it, but for the driver's version.
+    pub fn settings(&self) -> &[String] {
+        &self.settings
+    }
+
+    fn keep(&mut self, key: &str, value: &str) {
+        let begin = format!("{key}=");
+        self.settings.retain(|setting| !setting.starts_with(&begin));
+        self.settings.push(begin + value);
     }
 }

@@ -7,7 +7,7 @@ mod pct;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
 use crate::container::config::Dialect;
@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::host::files::Lock;
 use crate::host::process::{Command, Ended, Finished};
 use crate::host::runlog::RunLog;
+use crate::host::running::Running;
 use crate::host::wait;
 
 pub use lxc::PlainLxc;
@@ -148,6 +149,45 @@ impl fmt::Debug for Session<'_> {
     }
 }
 
+/// Runs `timeout` with its arguments. It ends with the one process that it has begun, and what that
+/// has begun in turn goes on where it ignores SIGTERM (coreutils `src/timeout.c`). All of them are in
+/// the group that `timeout` makes: ten seconds later they are killed.
+const WITHIN_TIME: &str = r#"
+timeout "$@" &
+group=$!
+wait "$group"
+status=$?
+if [ "$status" -eq 124 ]; then
+    for second in 1 2 3 4 5 6 7 8 9 10; do
+        kill -s 0 -- "-$group" 2>/dev/null || break
+        sleep 1
+    done
+    kill -s KILL -- "-$group" 2>/dev/null
+fi
+exit "$status"
+"#;
+
+/// After this long LXC is asked again, whatever the kernel's files show.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Short waits that grow.
+struct Rhythm {
+    began: Instant,
+    next: Duration,
+}
+
+impl Rhythm {
+    fn new() -> Self {
+        Self { began: Instant::now(), next: Duration::from_millis(10) }
+    }
+
+    /// From 10 ms to 200 ms; nothing interrupts it.
+    fn pause(&mut self) {
+        wait::pause(self.next);
+        self.next = (self.next * 2).min(Duration::from_millis(200));
+    }
+}
+
 /// A script to run inside a container, and its arguments.
 #[derive(Debug)]
 pub struct Inside {
@@ -222,8 +262,8 @@ impl Session<'_> {
             ])
             .args(["HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"])
             .args(["NEEDRESTART_SUSPEND=1", "TERM=dumb"])
-            .args(["timeout", "-k", "10", &inside.limit.as_secs().to_string()])
-            .args(["sh", "-c", inside.script, "nvstage"])
+            .args(["sh", "-c", WITHIN_TIME, "nvstage", "-k", "10"])
+            .args([&inside.limit.as_secs().to_string(), "sh", "-c", inside.script, "nvstage"])
             .args(inside.arguments.iter());
         // The inner limit does the work; the outer one is for a container that hangs.
         command.limit = inside.limit + Duration::from_secs(30);
@@ -270,15 +310,29 @@ impl Session<'_> {
             return Err(self.state_error("start", &finished));
         }
         // A container under high availability is started by somebody else, later.
-        let mut waited = Duration::ZERO;
-        while waited < STATE_LIMIT {
+        let mut rhythm = Rhythm::new();
+        while rhythm.began.elapsed() < STATE_LIMIT {
             if let Some(pid) = self.init_process()? {
                 return Ok(pid);
             }
-            waited += self.pause();
+            self.wait_for_its_socket(&mut rhythm);
         }
         Err(Error::restart(format!("see it running within {} s", STATE_LIMIT.as_secs()))
             .on(self.ctid))
+    }
+
+    /// Waits until the container's monitor listens, which costs no process to see, or until it is
+    /// time to ask LXC all the same. Nothing interrupts it.
+    fn wait_for_its_socket(&self, rhythm: &mut Rhythm) {
+        let asked = Instant::now();
+        loop {
+            rhythm.pause();
+            // Where it cannot be seen, LXC is asked.
+            let is_up = Running::read(&self.host.paths).map_or(true, |all| all.has(self.ctid));
+            if is_up || asked.elapsed() >= ASK_AGAIN {
+                return;
+            }
+        }
     }
 
     /// Shuts the container down and waits until it is gone.
@@ -317,19 +371,30 @@ impl Session<'_> {
         Err(Error::restart(what).on(self.ctid))
     }
 
-    /// Stops and starts a running container; returns its new first process. Interrupted while it
-    /// stops, a container that goes down all the same is started again: it is somebody's.
+    /// Stops and starts a running container; returns its new first process. Where the stopping is
+    /// interrupted or fails, a container that goes down all the same is started again: it is
+    /// somebody's.
     ///
     /// # Errors
     /// Restart error, or the interruption.
     pub fn restart(&self) -> Result<u32> {
+        if self.host.cancel.is_at_once() {
+            return Err(Error::interrupted());
+        }
         if let Err(error) = self.stop() {
-            if error.is_interrupted() && self.is_gone_within(Duration::from_secs(10))? {
-                self.start_regardless()?;
-            }
+            self.start_if_it_goes_down(&error)?;
             return Err(error);
         }
         self.start_regardless()
+    }
+
+    /// Waits as long as a shutdown takes that was begun, whatever became of the one who asked for it.
+    fn start_if_it_goes_down(&self, why: &Error) -> Result<()> {
+        // Where LXC does not answer, starting what runs does no harm.
+        if self.is_gone_within(STATE_LIMIT).unwrap_or(true) {
+            self.start_regardless().map_err(|error| error.because(why.what()))?;
+        }
+        Ok(())
     }
 
     /// Whether the container is stopped, or will be within this time; nothing interrupts it.
@@ -337,21 +402,18 @@ impl Session<'_> {
     /// # Errors
     /// Host error when LXC does not answer.
     pub fn is_gone_within(&self, limit: Duration) -> Result<bool> {
-        let mut waited = Duration::ZERO;
-        while self.init_process()?.is_some() {
-            if waited >= limit {
+        let mut rhythm = Rhythm::new();
+        while let Some(pid) = self.init_process()? {
+            let left = limit.saturating_sub(rhythm.began.elapsed());
+            if left.is_zero() {
                 return Ok(false);
             }
-            waited += self.pause();
+            // Its first process is gone a little before LXC has cleaned up.
+            if wait::process_ends(pid, left.min(ASK_AGAIN)) != wait::Process::Runs {
+                rhythm.pause();
+            }
         }
         Ok(true)
-    }
-
-    /// A short wait that nothing interrupts.
-    fn pause(&self) -> Duration {
-        let pause = Duration::from_millis(200);
-        wait::pause(pause);
-        pause
     }
 
     fn state_error(&self, verb: &str, finished: &Finished) -> Error {
@@ -381,5 +443,104 @@ impl Session<'_> {
             .because(finished.ended)
             .because(finished.tail())
             .on(self.ctid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::host::cancel::Cancel;
+    use crate::host::paths::Paths;
+    use crate::host::process::Processes;
+
+    /// A container that is seen running so many times more once it was asked to stop.
+    struct Guest {
+        stop: Option<Ended>,
+        state: Mutex<State>,
+    }
+
+    #[derive(Default)]
+    struct State {
+        looks: u32,
+        calls: Vec<String>,
+    }
+
+    impl Processes for &'static Guest {
+        fn run(&self, command: Command, log: &RunLog) -> Result<Finished> {
+            if self.stop.is_none() {
+                self.state.lock().unwrap().calls.push("stop".to_owned());
+                return Err(Error::interrupted());
+            }
+            self.run_regardless(command, log)
+        }
+
+        fn run_regardless(&self, command: Command, _: &RunLog) -> Result<Finished> {
+            let mut state = self.state.lock().unwrap();
+            let (mut ended, mut stdout) = (Ended::Exited(0), Vec::new());
+            match command.program.to_str().unwrap() {
+                "lxc-info" if state.calls.len() > 1 => stdout = b"4194305".to_vec(),
+                "lxc-info" if state.looks > 0 => {
+                    state.looks -= 1;
+                    stdout = b"4194304".to_vec();
+                }
+                "lxc-info" => {}
+                "lxc-stop" => {
+                    state.calls.push("stop".to_owned());
+                    ended = self.stop.unwrap();
+                }
+                other => state.calls.push(other.to_owned()),
+            }
+            Ok(Finished { ended, stdout, stderr: Vec::new(), took: Duration::ZERO })
+        }
+    }
+
+    /// What a restart comes to, and the calls it has made.
+    fn restart(stop: Option<Ended>, cancel: &Cancel) -> (Result<u32>, Vec<String>) {
+        let state = Mutex::new(State { looks: 4, calls: Vec::new() });
+        let guest: &Guest = Box::leak(Box::new(Guest { stop, state }));
+        let root = tempfile::tempdir().unwrap();
+        let host = Host {
+            paths: Paths::below(root.path()),
+            processes: Box::new(guest),
+            cancel: cancel.clone(),
+        };
+        let (runtime, ctid) = (PlainLxc::new(&host), Ctid::parse("guest").unwrap());
+        let log = RunLog::none();
+        let session = Session { host: &host, runtime: &runtime, ctid: &ctid, log: &log };
+        let result = session.restart();
+        let calls = guest.state.lock().unwrap().calls.clone();
+        (result, calls)
+    }
+
+    #[test]
+    fn a_container_that_goes_down_although_the_stopping_failed_is_started_again() {
+        let never = Cancel::never().unwrap();
+        for stop in [Ended::Signalled(9), Ended::TimedOut, Ended::Exited(255)] {
+            let (result, calls) = restart(Some(stop), &never);
+            let error = result.unwrap_err();
+            assert_eq!(error.code(), crate::error::ExitCode::Restart);
+            assert_eq!(calls, ["stop", "lxc-start"], "{stop}");
+        }
+        let (result, calls) = restart(None, &never);
+        assert!(result.unwrap_err().is_interrupted());
+        assert_eq!(calls, ["stop", "lxc-start"]);
+    }
+
+    #[test]
+    fn a_container_is_not_stopped_after_a_request_to_end_at_once() {
+        let cancel = Cancel::never().unwrap();
+        cancel.ask(crate::host::cancel::Urgency::AtOnce);
+        let (result, calls) = restart(Some(Ended::Exited(0)), &cancel);
+        assert!(result.unwrap_err().is_interrupted());
+        assert!(calls.is_empty(), "{calls:?}");
+    }
+
+    #[test]
+    fn a_container_is_stopped_and_started() {
+        let (result, calls) = restart(Some(Ended::Exited(0)), &Cancel::never().unwrap());
+        assert_eq!(result.unwrap(), 4_194_305);
+        assert_eq!(calls, ["stop", "lxc-start"]);
     }
 }

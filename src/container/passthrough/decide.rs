@@ -255,6 +255,12 @@ impl<'a> Decision<'a> {
                     .because(format!("line {}: `{}`", line.number, line.text))
                     .hint("take that line out, or install the packages inside: `--cuda apt`"));
             }
+            if let Some(line) = lines.iter().find(|line| tree.is_volume_at(line)) {
+                let what = format!("share `/{}`: a volume is mounted there", tree.target);
+                return Err(Error::host(what)
+                    .because(format!("line {}: `{}`", line.number, line.text))
+                    .hint("install the packages inside: `--cuda apt`"));
+            }
             let text = tree.line(self.dialect());
             let right = there.iter().find(|line| tree.is(&line.kind)).map(|line| line.number);
             match (right, there.first().map(|line| line.number)) {

@@ -22,6 +22,10 @@ impl Job<'_> {
         self.ways = outside.ways;
         if self.ways.userland == Userland::Share {
             let (host, means) = (self.session.host, self.means);
+            if means.wish.inventory.module_version().is_none() {
+                let what = "share the host's driver: no NVIDIA kernel module is loaded";
+                return Err(Error::host(what).hint("load it: `modprobe nvidia`"));
+            }
             let image = shared::obtain_driver(host, means.supplies, means.driver)?;
             shared::switch(host, &image.version)?;
             self.images.driver = Some(image);
@@ -45,13 +49,7 @@ impl Job<'_> {
         let (wish, supplies) = (self.means.wish, self.means.supplies);
         let (recipe, ctid) = (&wish.recipe, self.session.ctid);
         let system = survey::system(root, wish.architecture).map_err(|error| error.on(ctid))?;
-        let distribution = &system.distribution;
-        recipe.repository(distribution, wish.architecture)?;
-        let lock = supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
-            Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
-                .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
-                .on(ctid)
-        })?;
+        let lock = tenant::locked(supplies, wish, (&system, ctid))?;
         let image = supplies.cuda_image(self.session.host, &lock, recipe)?;
         self.apt = (**recipe).clone().with_packages(image.rest.clone());
         let outside = survey::outside(self.session, wish, Some(&image))?;
@@ -63,6 +61,7 @@ impl Job<'_> {
     /// is refused by then.
     pub(super) fn is_restarted_anyway(&self, outside: &Outside) -> bool {
         self.ways.userland == Userland::Share
+            && self.apt.packages().is_empty()
             && outside.edit.changed()
             && outside.reach == Reach::AtStart
     }
@@ -77,14 +76,22 @@ impl Job<'_> {
         let mut own = Own::default();
         if self.ways.share() {
             let system = survey::system(&root, wish.architecture)?;
-            let cuda = self.images.cuda.as_ref().zip(self.lock.as_ref());
-            let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
-            let packages = cuda.map(|of| tenant::of_image(&wish.recipe, of, journal.as_ref()));
-            own = Own::of(&root, &system, self.ways, &packages.unwrap_or_default());
+            let packages = self.instead()?;
+            own = Own::of(&root, &system, self.ways, &packages);
         }
         let triplet = wish.architecture.triplet();
         let ways = (self.ways, &self.images);
         Ok((tenant::sharing((pid, &root), ways, &own, triplet), own))
+    }
+
+    /// The packages that what is shared is instead of.
+    fn instead(&self) -> Result<Vec<String>> {
+        let (Some(image), Some(lock)) = (&self.images.cuda, &self.lock) else {
+            return Ok(Vec::new());
+        };
+        let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
+        let recipe = &self.means.wish.recipe;
+        Ok(tenant::instead(recipe, (&image.rest, lock), journal.as_ref()))
     }
 
     /// Gives the running container what it shares, and takes away what it shares no more. Returns
@@ -140,22 +147,27 @@ impl Job<'_> {
         if own.driver.is_some() {
             detach::uninstall(session, pid)?;
         }
+        let instead = self.instead()?;
         if !own.packages.is_empty() {
             // What lies behind the tree that is shown is removed, not the tree.
             self.images.uncover(pid)?;
             let known = journal::load(paths, session.ctid)?;
             let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
-            let others: Vec<String> = others.filter(|name| !own.packages.contains(name)).collect();
-            detach::purge(session, &own.packages)?;
-            self.note(|journal| journal.packages = others)?;
+            let others: Vec<String> = others.filter(|name| !instead.contains(name)).collect();
+            detach::purge(session, &own.packages, &others)
+                .map_err(|error| error.hint("`--cuda apt` leaves them as they are"))?;
         }
-        Ok(())
+        // Those that a purge which was cut short has removed are forgotten too.
+        self.note(|journal| journal.packages.retain(|name| !instead.contains(name)))
     }
 
     fn set_up(&mut self, pid: u32, root: &ContainerRoot) -> Result<Inside> {
         let (session, wish) = (self.session, self.means.wish);
         if self.ways.userland == Userland::Share {
             self.note_driver()?;
+        }
+        for directory in self.images.hidden(root) {
+            self.warn(&format!("`{directory}` has files of its own, which the host's hide"));
         }
         self.images.align(pid, root).map_err(|error| error.on(session.ctid))?;
         let triplet = wish.architecture.triplet();

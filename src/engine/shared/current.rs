@@ -1,4 +1,5 @@
-//! Which driver containers get when they start: the link `current`, relative, beside the images.
+//! Which driver containers get when they start: the link `current`, relative, beside the images. It
+//! leads into an image, and so nowhere while that is not mounted.
 //!
 //! It is replaced by a rename, so that whoever follows it finds the old driver or the new one.
 
@@ -8,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::driver::{self, Content};
+use super::driver::{self, Content, USERLAND};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::files::{self, Lock, failed};
@@ -34,7 +35,8 @@ pub enum Switched {
 /// The version that containers get when they start; `None` when there is none.
 pub fn current(paths: &Paths) -> Option<DriverVersion> {
     let target = fs::read_link(link(paths)).ok()?;
-    DriverVersion::parse(target.to_str()?).ok()
+    let version = target.to_str()?.strip_suffix(USERLAND)?.strip_suffix('/')?;
+    DriverVersion::parse(version).ok()
 }
 
 /// Makes a version the one that containers get, from their next start on. Its image must be mounted:
@@ -63,7 +65,7 @@ pub fn switch(host: &Host, version: &DriverVersion) -> Result<Switched> {
     }
     let temporary = driver::directory(&host.paths).join(TEMPORARY);
     files::remove_file(&temporary)?;
-    symlink(version.as_str(), &temporary)
+    symlink(format!("{version}/{USERLAND}"), &temporary)
         .map_err(|error| failed("make the link", &temporary, &error))?;
     files::rename(&temporary, &link(&host.paths))?;
     Ok(Switched::From(before))

@@ -21,6 +21,10 @@ use crate::runfile::layout;
 use crate::runfile::manifest::DestinationKind;
 use crate::version::DriverVersion;
 
+/// The directory inside the image that has everything: what containers see is not there unless the
+/// image is mounted.
+pub(super) const USERLAND: &str = "userland";
+
 /// What is written down of a driver's image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,7 +38,8 @@ pub(super) struct Content {
 
 impl Content {
     fn into_image(self, slot: &Slot) -> DriverImage {
-        DriverImage { version: self.version, mounted_at: slot.mount_point(), layout: self.layout }
+        let mounted_at = slot.mount_point().join(USERLAND);
+        DriverImage { version: self.version, mounted_at, layout: self.layout }
     }
 }
 
@@ -89,6 +94,7 @@ fn lay_out(driver: &Driver) -> Result<(Image, Content)> {
     add_soname_links(&mut nodes, &libraries);
     let mut image = Image::default();
     for (path, kind) in &nodes {
+        let path = format!("{USERLAND}/{path}");
         match kind {
             DestinationKind::Link { target } => image.link(path, target),
             DestinationKind::File { source, mode } => {

@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! /var/lib/nvstage/driver/580.76.05.squashfs, 580.76.05.json, 580.76.05/ (mounted)
-//! /var/lib/nvstage/driver/current -> 580.76.05
+//! /var/lib/nvstage/driver/current -> 580.76.05/userland
 //! /var/lib/nvstage/cuda/12.8-<digest>.squashfs, …
 //! ```
 //!
 //! A bind mount alone would not do: root of a privileged container can remount it for writing. A
-//! squashfs has no way to be written.
+//! squashfs has no way to be written. That is why containers see directories inside an image, and
+//! never the mount point, which is a directory of this host while nothing is mounted: before
+//! `refresh` at boot, or while an image is built again, `current` leads nowhere, and a container that
+//! starts then has no driver (`optional` in `lxc.mount.entry`, `lxc.container.conf(5)`).
 //!
 //! Order of events: [`obtain_driver`] lays out the installer's tree ([`crate::runfile::layout`]),
 //! builds the image and mounts it; [`switch`] points `current` at it. LXC follows that link at each
@@ -58,7 +61,7 @@ pub struct Layout {
 pub struct DriverImage {
     /// The driver's version.
     pub version: DriverVersion,
-    /// The directory at which it is mounted on this host.
+    /// The directory inside it, on this host, that containers see; there while it is mounted.
     pub mounted_at: PathBuf,
     /// What lies in it.
     pub layout: Layout,

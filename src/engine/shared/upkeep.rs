@@ -1,9 +1,10 @@
 //! Which images there are, who needs them, whether they are intact; and those that nobody needs
 //! removed: `nvstage cache list`, `verify` and `prune`.
 //!
-//! A driver is needed while it is the loaded kernel module's version, or `current`, or a container
-//! was given it last; a CUDA toolkit while a container was given it. The containers are those with a
-//! journal, whether they run or not.
+//! A driver is needed while it is the loaded kernel module's version, or `current`: a container that
+//! runs keeps the one it began with, by a mount of its own, and gets `current` when it starts. A CUDA
+//! toolkit is needed while a container was given it; the containers are those with a journal, whether
+//! they run or not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,6 @@ use crate::event::{Event, Events};
 use crate::host::Host;
 use crate::host::devices::Inventory;
 use crate::host::paths::Paths;
-use crate::recipe::Userland;
 use crate::version::DriverVersion;
 
 /// Who needs which image, by kind and name.
@@ -26,8 +26,10 @@ use crate::version::DriverVersion;
 struct Needed {
     drivers: BTreeMap<String, Vec<String>>,
     cuda: BTreeMap<String, Vec<String>>,
-    /// What cannot be read, and so may need any of them.
-    unknown: Vec<Error>,
+    /// Why the loaded kernel module's version is not known.
+    no_module: Vec<Error>,
+    /// Journals that cannot be read: their containers may need any CUDA toolkit.
+    no_journal: Vec<Error>,
 }
 
 impl Needed {
@@ -36,7 +38,7 @@ impl Needed {
         let (inventory, problems) = Inventory::read_leniently(paths)?;
         match inventory.module_version() {
             Some(version) => needed.driver(version, "the loaded kernel module".to_owned()),
-            None => needed.unknown.extend(problems),
+            None => needed.no_module.extend(problems),
         }
         if let Some(version) = current(paths) {
             needed.driver(&version, "containers that start (`current`)".to_owned());
@@ -46,16 +48,12 @@ impl Needed {
                 Ok(Some(journal)) => journal,
                 Ok(None) => continue,
                 Err(error) => {
-                    needed.unknown.push(error);
+                    needed.no_journal.push(error);
                     continue;
                 }
             };
-            let who = format!("container {ctid}");
-            if let (Userland::Share, Some(version)) = (journal.userland, &journal.driver) {
-                needed.driver(version, who.clone());
-            }
             if let Some(id) = journal.cuda_image {
-                needed.cuda.entry(id).or_default().push(who);
+                needed.cuda.entry(id).or_default().push(format!("container {ctid}"));
             }
         }
         Ok(needed)
@@ -73,14 +71,22 @@ impl Needed {
         all.get(name).cloned().unwrap_or_default()
     }
 
+    fn unknown(&self, kind: Kind) -> &[Error] {
+        match kind {
+            Kind::Driver => &self.no_module,
+            Kind::Cuda => &self.no_journal,
+        }
+    }
+
     /// # Errors
-    /// Host error when something that may need an image cannot be read.
-    fn all_known(&self) -> Result<()> {
-        if self.unknown.is_empty() {
+    /// Host error when something that may need an image of the kind cannot be read.
+    fn all_known(&self, kind: Kind) -> Result<()> {
+        let unknown = self.unknown(kind);
+        if unknown.is_empty() {
             return Ok(());
         }
-        let error = Error::host("remove shared images: nobody knows who needs them");
-        let error = self.unknown.iter().fold(error, |error, unknown| {
+        let error = Error::host(format!("remove any {}: nobody knows what is needed", kind.noun()));
+        let error = unknown.iter().fold(error, |error, unknown| {
             let causes = unknown.causes().join(": ");
             error.because(format!("failed to {}: {causes}", unknown.what()))
         });
@@ -96,12 +102,13 @@ const KINDS: [Kind; 2] = [Kind::Driver, Kind::Cuda];
 /// Host error when a directory cannot be read.
 pub fn list(host: &Host, events: &dyn Events) -> Result<Vec<Thing>> {
     let needed = Needed::of(&host.paths)?;
-    for error in &needed.unknown {
-        let text = format!("failed to {}: nobody knows which shared images it needs", error.what());
-        events.emit(Event::Warning { text });
-    }
     let mut things = Vec::new();
     for kind in KINDS {
+        for error in needed.unknown(kind) {
+            let (what, noun) = (error.what(), kind.noun());
+            let text = format!("failed to {what}: nobody knows which {noun} is needed");
+            events.emit(Event::Warning { text });
+        }
         for name in kind.names(&host.paths)? {
             let slot = Slot::new(&host.paths, kind, &name);
             let finished = slot.read_record::<serde_json::Value>()?.is_some();
@@ -193,18 +200,21 @@ pub fn prune(host: &Host, mode: Prune) -> Result<Vec<Removed>> {
     // `current` stays what it is until the end.
     let _lock = current::hold(host)?;
     let needed = Needed::of(&host.paths)?;
+    let mut idle = Vec::new();
     for kind in KINDS {
         if mode == Prune::Remove {
             kind.clear_away(&host.paths)?;
         }
         for name in kind.names(&host.paths)? {
-            host.cancel.check()?;
-            if !needed.by(kind, &name).is_empty() {
-                continue;
+            if needed.by(kind, &name).is_empty() {
+                needed.all_known(kind)?;
+                idle.push((kind, name));
             }
-            needed.all_known()?;
-            removed.extend(remove(host, (kind, &name), mode)?);
         }
+    }
+    for (kind, name) in idle {
+        host.cancel.check()?;
+        removed.extend(remove(host, (kind, &name), mode)?);
     }
     Ok(removed)
 }
@@ -225,9 +235,9 @@ pub fn prune_driver(host: &Host, version: &DriverVersion, mode: Prune) -> Result
     if !by.is_empty() {
         return Err(Error::host(format!("remove the shared driver {version}: it is needed"))
             .because(format!("by {}", by.join(", ")))
-            .hint("`nvstage sync` brings containers to the loaded kernel module's version"));
+            .hint("when another kernel module is loaded, `nvstage refresh` gives containers its driver"));
     }
-    needed.all_known()?;
+    needed.all_known(Kind::Driver)?;
     Ok(remove(host, (Kind::Driver, name), mode)?.into_iter().collect())
 }
 
