@@ -560,10 +560,11 @@ fn a_damaged_journal_stops_the_work_on_its_container_and_doctor_tells_of_it() {
     let before = scene.bytes();
     let journal = std::fs::read_to_string(scene.journal()).unwrap();
     let path = format!("`/var/lib/nvstage/containers/{}.json`", scene.ctid);
-    let newer = journal.replace("\"schema\": 1", "\"schema\": 2, \"new\": []");
-    for (text, why) in
-        [(&journal[..journal.len() / 2], "EOF"), (&newer, "its schema is 2; this nvstage reads 1")]
-    {
+    let newer = journal.replace("\"schema\": 2", "\"schema\": 3, \"new\": []");
+    for (text, why) in [
+        (&journal[..journal.len() / 2], "EOF"),
+        (&newer, "its schema is 3; this nvstage reads 1 to 2"),
+    ] {
         std::fs::write(scene.journal(), text).unwrap();
         let named = format!("failed to read {path}");
         let hint = "hint: move it away";

@@ -74,7 +74,7 @@ fn five_of_eight_fail_in_different_steps_and_the_others_are_done() {
     let locked = scene.host.config(&scene.ids[2]) + "lock: backup\n";
     std::fs::write(scene.host.config_path(&scene.ids[2]), locked).unwrap();
     scene.steer(3, "fail-after", "5");
-    let broken = "lxc.mount.entry: /nosuch mnt none bind 0 0\n";
+    let broken = "dev7: /dev/nosuch\n";
     let config = scene.host.config(&scene.ids[5]);
     std::fs::write(scene.host.config_path(&scene.ids[5]), config.clone() + broken).unwrap();
     scene.steer(7, "kernel-version", "570.207");

@@ -250,6 +250,8 @@ fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
     scene.provision(MOUNT);
     let init = scene.init();
     scene.host.fault("stop-hangs", true);
+    // Of the restart before.
+    scene.host.pct_calls();
     let mut command = scene.host.nvstage();
     command.args(["detach", &scene.ctid]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();

@@ -485,7 +485,7 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing_and_the_next_one_finishes(
     // Slow enough to be met in the middle.
     let slow = "printf '#!/bin/sh\\ncase \" $* \" in *--unpack*) sleep 4 ;; esac\\nexec /usr/bin/dpkg \"$@\"\\n' > /usr/local/bin/dpkg; chmod +x /usr/local/bin/dpkg; echo 'Dir::Bin::dpkg \"/usr/local/bin/dpkg\";' > /etc/apt/apt.conf.d/slow";
     scene.host.inside(&scene.ctid, slow).code(0);
-    for signal in ["-INT", "-KILL"] {
+    for signal in ["-TERM", "-KILL"] {
         let recipe = scene.site.recipe();
         let mut command = scene.host.nvstage();
         command.args(["provision", &scene.ctid, "--offline", "--gpus", "0", "--recipe", &recipe]);
@@ -507,7 +507,7 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing_and_the_next_one_finishes(
             let rest = scene.host.inside(&scene.ctid, "touch /var/lib/nvstage/x").stderr;
             assert!(rest.contains("Read-only file system"), "{rest}");
         }
-        if signal == "-INT" {
+        if signal == "-TERM" {
             let rest = "grep ' /var/lib/nvstage' /proc/mounts; ls -d /var/lib/nvstage /run/nvstage-apt 2>/dev/null; true";
             assert_eq!(scene.host.inside(&scene.ctid, rest).stdout, "");
         }

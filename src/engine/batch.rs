@@ -177,15 +177,15 @@ impl Batch<'_> {
         run.end_those_that_are_over();
         let tell = |urgency| self.events.emit(Event::Note { text: interrupted(urgency) });
         self.host.cancel.watched(tell, || {
+            // This thread is one of them.
             thread::scope(|scope| {
                 // Where the system gives no more threads, those that are there do the work.
                 let begin = |_: &usize| {
                     let thread = thread::Builder::new().name("container".to_owned());
                     thread.spawn_scoped(scope, || run.worker()).is_ok()
                 };
-                if (0..threads).take_while(begin).count() == 0 {
-                    run.worker();
-                }
+                let _ = (1..threads).take_while(begin).count();
+                run.worker();
             });
         });
         run.into_results()
