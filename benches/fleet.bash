@@ -129,8 +129,9 @@ measure_fleet() {
 # baseline: what the copied sequence takes for one container, and for the driver's part of it; it is not measured again where
 # another group has done so.
 baseline() {
-    local round
-    for round in $(seq "$([ -e "$directory/samples/container-seed" ] || echo "$rounds")"); do
+    local round number=$rounds
+    [ ! -e "$directory/samples/container-seed" ] || number=0
+    for round in $(seq "$number"); do
         say "the copied sequence, round $round of $rounds"
         container_by_seed
     done

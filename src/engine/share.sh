@@ -30,7 +30,7 @@ $7
 END
 fi
 while read -r path target; do
-  [ -n "$path" ] && [ "$(readlink "$path")" = "$target" ] || continue
+  [ -n "$target" ] && [ "$(readlink "$path")" = "$target" ] || continue
   printf '%s\n' "$7" | grep -qxF -e "$path $target" || rm -f "$path" || failed "remove $path"
 done <<END
 $before
