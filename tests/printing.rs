@@ -239,10 +239,9 @@ fn a_terminal_shows_the_step_of_one_container_and_is_left_clean() {
     assert_eq!(terminal.code, 0, "{}", String::from_utf8_lossy(&terminal.bytes));
     terminal.is_plain();
     let lines = terminal.lines();
-    for step in ["power", "driver"] {
-        let begins = format!("{ctid}  {step}  0:0");
-        assert!(lines.iter().any(|line| line.starts_with(&begins)), "{begins}\n{lines:#?}");
-    }
+    // One that is shorter than a redraw may never be seen.
+    let begins = format!("{ctid}  driver  0:0");
+    assert!(lines.iter().any(|line| line.starts_with(&begins)), "{begins}\n{lines:#?}");
     let last = terminal.frames.last().unwrap();
     assert!(!last.contains("  0:0"), "a moving line is left:\n{last}");
     assert!(last.contains(&format!("\n{ctid} driver: changed: ")), "{last}");
