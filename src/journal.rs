@@ -76,6 +76,14 @@ pub struct Was {
     pub at: Timestamp,
 }
 
+impl Was {
+    /// What it is now.
+    pub fn now(power: Power) -> Self {
+        let now = Timestamp::now();
+        Self { power, at: Timestamp::from_second(now.as_second()).unwrap_or(now) }
+    }
+}
+
 /// Whether a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -217,3 +217,25 @@ fn what_was_set_for_a_container_is_set_again() {
     assert_eq!(version_inside(host, &ctid), NEXT);
     assert_ne!(host.inside(&ctid, "dpkg -l cuda-toolkit-12-8 | grep ^ii").code, 0);
 }
+
+#[test]
+fn a_run_that_is_killed_between_stop_and_start_is_finished_by_the_next_one() {
+    let farm = Farm::new();
+    let host = &farm.host;
+    let shared = farm.container("share");
+    host.load_module(NEXT);
+    host.fault("start-hangs", true);
+    let mut child = host.nvstage().args(["sync"]).spawn().unwrap();
+    support::eventually("it is stopped", std::time::Duration::from_secs(30), || {
+        host.init(&shared) == 0 && host.pct_calls().iter().any(|call| call.starts_with("start "))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    host.fault("start-hangs", false);
+    host.release(&format!("/run/lock/lxc/pve-config-{shared}.lock"));
+    assert_eq!(host.init(&shared), 0);
+    host.run(&["sync"]).code(0);
+    assert_eq!(version_inside(host, &shared), NEXT);
+    let again = host.run(&["--json", "sync"]).code(0);
+    assert!(!again.stdout.contains("\"changed\""), "{}", again.stdout);
+}

@@ -184,6 +184,8 @@ impl Managed {
         }
         let mut report = ContainerReport::new(&self.status.container);
         let outcome = match (self.drift(), self.status.state) {
+            // A run that was killed may have left it stopped.
+            (None, State::Stopped) if self.journal.was.is_some() => return None,
             (None, _) => Outcome::Unchanged(self.has(module)),
             (Some(_), State::Template) if self.journal.userland == Userland::Share => {
                 Outcome::Unchanged(format!("a template: its clones get driver {module}"))

@@ -15,6 +15,7 @@ use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Events;
 use crate::host::holders::holders;
+use crate::journal::{Power, Was};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
 use crate::version::DriverVersion;
@@ -105,7 +106,9 @@ impl Work<'_> {
         let (session, version) = (self.session, &image.version);
         let outside = survey::outside(session, self.wish, None)?;
         let Some(pid) = outside.pid else {
-            if outside.edit.changed() {
+            let was = outside.before.as_ref().and_then(|journal| journal.was);
+            let was_running = was.is_some_and(|was| was.power == Power::Running);
+            if outside.edit.changed() || was_running {
                 return Ok(Next::Provision);
             }
             let began = self.steps.begin(Step::Share);
@@ -179,8 +182,16 @@ impl Work<'_> {
 
     fn restart(&mut self, why: String) -> Result<u32> {
         let session = self.session;
+        let paths = &session.host.paths;
+        let note = |was| journal::update(paths, session.ctid, |journal| journal.was = was);
         self.steps.step(Step::Power, || {
-            Ok((Outcome::Changed(format!("restarted: {why}")), session.restart()?))
+            // A run that is killed in between leaves it stopped; the next one starts it.
+            note(Some(Was::now(Power::Running)))?;
+            let restarted = session.restart();
+            if restarted.is_ok() || session.init_process()?.is_some() {
+                note(None)?;
+            }
+            Ok((Outcome::Changed(format!("restarted: {why}")), restarted?))
         })
     }
 }

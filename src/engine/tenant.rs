@@ -372,11 +372,6 @@ impl Own {
         let packages = (!self.packages.is_empty()).then(|| self.packages.join(" "));
         driver.chain(packages).collect()
     }
-
-    /// Whether there is nothing.
-    pub fn is_nothing(&self) -> bool {
-        self.driver.is_none() && self.packages.is_empty()
-    }
 }
 
 /// What is known of a container's sharing where nothing is to be made or changed for it.

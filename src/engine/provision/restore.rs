@@ -60,8 +60,7 @@ impl Job<'_> {
             (Before::StoppedByUs, _) | (_, plan::Power::Restart(_)) => Power::Running,
             _ => return None,
         };
-        let now = Timestamp::now();
-        Some(Was { power, at: Timestamp::from_second(now.as_second()).unwrap_or(now) })
+        Some(Was::now(power))
     }
 
     /// Whatever happened, the container goes back to what it was.

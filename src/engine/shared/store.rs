@@ -242,7 +242,14 @@ impl Slot {
             Ok(found) if found == record.image.sha256 => {
                 let stamp = Stamp::of(&metadata);
                 let record = Record { image: ImageFile { stamp, ..record.image }, ..record };
-                self.write_record(&record)?;
+                // Only for the one that was hashed: whoever has the lock may have put another there.
+                let is_it =
+                    || fs::symlink_metadata(&path).is_ok_and(|now| Stamp::of(&now) == stamp);
+                if let Some(_lock) = self.try_lock()?
+                    && is_it()
+                {
+                    self.write_record(&record)?;
+                }
                 Ok(Found::Sound(record))
             }
             Ok(_) => damaged("has another content"),
