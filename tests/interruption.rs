@@ -387,6 +387,25 @@ fn a_kill_while_restarting_leaves_it_to_the_next_run_to_start_the_container_agai
     assert_ne!(scene.host.init(&scene.ctid), 0, "it was stopped again");
 }
 
+/// Until Proxmox's hook has ended, `pct start` takes a container for one that runs.
+#[test]
+fn a_container_that_another_run_still_stops_is_started_after_that() {
+    let scene = Scene::new();
+    // With its lines in place already the run does not have to wait for the configuration's lock.
+    scene.finishes(&scene.site.driver_only());
+    scene.host.fault("post-stop-slow", true);
+    let mut stop = scene.host.command("pct").args(["shutdown", &scene.ctid]).spawn().unwrap();
+    eventually("its first process has ended", Duration::from_secs(30), || {
+        scene.host.init(&scene.ctid) == 0
+    });
+    scene.host.pct_calls();
+    scene.finishes(&scene.site.driver_only());
+    assert!(stop.wait().unwrap().success());
+    let calls = scene.host.pct_calls();
+    let starts = calls.iter().filter(|call| call.starts_with("start ")).count();
+    assert!(starts >= 2, "the first start came too late to be refused: {calls:?}");
+}
+
 #[test]
 fn containers_that_were_not_reached_are_not_touched() {
     let scene = Scene::new();

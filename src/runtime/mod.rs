@@ -332,27 +332,45 @@ impl Session<'_> {
     }
 
     fn started(&self) -> Result<Started> {
-        let command = self.runtime.start_command(self.ctid);
-        let finished = self.host.processes.run_regardless(command, self.log)?;
-        let by = match &finished.ended {
-            Ended::Exited(0) => Starter::Us,
-            // What a run that was killed has begun comes to its end by itself.
-            Ended::Exited(_) if finished.tail().contains("already running") => {
-                Starter::SomebodyElse
-            }
-            _ if self.init_process()?.is_none() => {
-                return Err(self.state_error("start", &finished));
-            }
-            // The command was ended, or complains of something else than the start.
-            _ => Starter::Us,
-        };
-        // A container under high availability is started by somebody else, later.
-        let mut rhythm = Rhythm::new();
-        while rhythm.began.elapsed() < STATE_LIMIT {
-            if let Some(pid) = self.init_process()? {
+        let began = Instant::now();
+        loop {
+            let command = self.runtime.start_command(self.ctid);
+            let finished = self.host.processes.run_regardless(command, self.log)?;
+            let by = match &finished.ended {
+                Ended::Exited(0) => Starter::Us,
+                // What a run that was killed has begun comes to its end by itself.
+                Ended::Exited(_) if finished.tail().contains("already running") => {
+                    Starter::SomebodyElse
+                }
+                _ if self.init_process()?.is_none() => {
+                    return Err(self.state_error("start", &finished));
+                }
+                // The command was ended, or complains of something else than the start.
+                _ => Starter::Us,
+            };
+            if let Some(pid) = self.seen_running(began, by)? {
                 return Ok(Started { pid, by });
             }
-            self.wait_for_its_socket(&mut rhythm);
+        }
+    }
+
+    /// The first process of a container that was started; `None` when the one that was said to run
+    /// already has come to its end instead. Proxmox VE calls one "running" as long as its monitor
+    /// listens, which it does until the post-stop hook is done (`PVE::LXC::check_running`).
+    fn seen_running(&self, began: Instant, by: Starter) -> Result<Option<u32>> {
+        let mut rhythm = Rhythm::new();
+        // A container under high availability is started by somebody else, later.
+        while began.elapsed() < STATE_LIMIT {
+            // In this order: what ends in between is seen to have ended.
+            let listens = Running::read(&self.host.paths).map_or(true, |all| all.has(self.ctid));
+            if let Some(pid) = self.init_process()? {
+                return Ok(Some(pid));
+            }
+            match by {
+                Starter::SomebodyElse if !listens => return Ok(None),
+                Starter::SomebodyElse => rhythm.pause(),
+                Starter::Us => self.wait_for_its_socket(&mut rhythm),
+            }
         }
         Err(Error::restart(format!("see it running within {} s", STATE_LIMIT.as_secs()))
             .on(self.ctid))
