@@ -243,12 +243,8 @@ fn a_template_loses_its_lines_and_nothing_else_can_be_done_with_it() {
     assert_eq!(scene.config(), template(&before));
 }
 
-#[test]
-fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
-    let scene = Scene::running(Kind::Pct, "unprivileged");
-    let before = scene.config();
-    scene.provision(MOUNT);
-    let init = scene.init();
+/// Kills a run that takes out the lines of a running container while it stops it.
+fn killed_while_stopping(scene: &Scene) {
     scene.host.fault("stop-hangs", true);
     // Of the restart before.
     scene.host.pct_calls();
@@ -266,6 +262,15 @@ fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
     child.wait().unwrap();
     scene.host.release(&lock);
     scene.host.fault("stop-hangs", false);
+}
+
+#[test]
+fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
+    let scene = Scene::running(Kind::Pct, "unprivileged");
+    let before = scene.config();
+    scene.provision(MOUNT);
+    let init = scene.init();
+    killed_while_stopping(&scene);
     assert_eq!(scene.init(), init, "it was stopped");
     assert!(scene.inside(NODES).contains("/dev/nvidia0\n"));
 
@@ -273,6 +278,23 @@ fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
     assert_same(&scene.config(), &before);
     assert_eq!(scene.inside(NODES), "");
     scene.detach(&[]).code(0).shows("power unchanged");
+}
+
+#[test]
+fn a_container_that_a_killed_run_has_stopped_is_started_by_the_next_one() {
+    let scene = Scene::running(Kind::Pct, "privileged");
+    let before = scene.config();
+    scene.provision(MOUNT);
+    killed_while_stopping(&scene);
+    scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid)).code(0);
+
+    scene.detach(&[]).code(0).shows("no line of nvstage's is there").shows("started");
+    assert_same(&scene.config(), &before);
+    assert_eq!(scene.inside(NODES), "");
+    // Once it is over, a container that somebody stops stays stopped.
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    scene.detach(&[]).code(0).shows("power unchanged");
+    assert_eq!(scene.init(), 0);
 }
 
 #[test]
@@ -463,18 +485,23 @@ fn packages_that_something_else_needs_are_not_purged() {
     assert_eq!(left, "cuda-cudart-12-8 12.8.90-1 ii \n");
 }
 
-/// Starts a purge, and kills nvstage when the package's maintainer script has begun to sleep.
-fn purge_killed_at(scene: &Scene, package: &str, maintainer_script: &str, seconds: u32) {
+/// Has the package's maintainer script sleep as long as `/root/slow` is there.
+fn slow_down(scene: &Scene, package: &str, maintainer_script: &str, seconds: u32) {
     let script = format!("/var/lib/dpkg/info/{package}.{maintainer_script}");
     let text = format!("#!/bin/sh\n[ ! -e /root/slow ] || sleep {seconds}.5\n");
     scene.inside(&format!(
         "touch /root/slow; cat > {script} <<'end'\n{text}end\nchmod 755 {script}"
     ));
+}
+
+/// Starts a purge, and kills nvstage when the script has begun to sleep.
+fn kill_purge(scene: &Scene, seconds: u32) {
     let mut command = scene.host.nvstage();
     command.args(["detach", &scene.ctid, "--purge"]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     eventually("the script sleeps", Duration::from_secs(60), || {
-        let processes = scene.inside("cat /proc/[0-9]*/cmdline | tr '\\0' ' '");
+        let look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
+        let processes = scene.host.inside(&scene.ctid, look).stdout;
         processes.contains(&format!("sleep {seconds}.5"))
     });
     child.kill().unwrap();
@@ -505,7 +532,8 @@ fn finishes_a_purge_cut_short_at(package: &str, maintainer_script: &str) {
     let scene = Scene::running(Kind::Pct, "unprivileged");
     let had = Had::of(&scene);
     scene.provision_with(&scene.site.recipe(), &[]);
-    purge_killed_at(&scene, package, maintainer_script, 300);
+    slow_down(&scene, package, maintainer_script, 300);
+    kill_purge(&scene, 300);
     scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid)).code(0);
     scene.host.start(&scene.ctid);
     scene.inside("rm /root/slow");
@@ -534,10 +562,30 @@ fn a_purge_that_goes_on_inside_when_nvstage_was_killed_is_waited_for() {
     let scene = Scene::running(Kind::Pct, "privileged");
     let had = Had::of(&scene);
     scene.provision_with(&scene.site.recipe(), MOUNT);
-    purge_killed_at(&scene, "cuda-nvcc-12-8", "prerm", 5);
+    slow_down(&scene, "cuda-nvcc-12-8", "prerm", 5);
+    kill_purge(&scene, 5);
     scene.detach(&["--purge"]).code(0);
     scene.inside("rm /root/slow");
     had.is_left(&scene);
+}
+
+#[test]
+fn a_container_that_a_killed_purge_has_started_is_stopped_again_by_the_next_one() {
+    let scene = Scene::running(Kind::Pct, "unprivileged");
+    let had = Had::of(&scene);
+    scene.provision_with(&scene.site.recipe(), &[]);
+    slow_down(&scene, "cuda-nvcc-12-8", "prerm", 3);
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    kill_purge(&scene, 3);
+    assert_ne!(scene.init(), 0);
+    scene.detach(&["--purge"]).code(0).shows("stopped again");
+    assert_eq!(scene.init(), 0);
+    // Once it is over, a container that somebody starts runs on.
+    scene.host.start(&scene.ctid);
+    scene.inside("rm /root/slow");
+    had.is_left(&scene);
+    scene.detach(&[]).code(0);
+    assert_ne!(scene.init(), 0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::answer::Answer;
 use crate::apt;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::container::shared;
+use crate::engine::before::{self, Before};
 use crate::engine::configure::{self, Applied, Change};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
@@ -21,7 +22,7 @@ use crate::event::Events;
 use crate::host::paths::Paths;
 use crate::host::rootfs::ContainerRoot;
 use crate::host::{devices, files, wait};
-use crate::journal::{Journal, State};
+use crate::journal::{Journal, Power, State};
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runfile::options;
 use crate::runtime::{Inside, Session};
@@ -75,52 +76,60 @@ impl Work<'_> {
             let state = if pid.is_some() { "running" } else { "stopped" };
             Ok((Outcome::Unchanged(state.to_owned()), (journal, pid)))
         })?;
-        let was_running = pid.is_some();
+        let before = Before::of(&session.host.paths, pid, journal.as_ref());
+        let mut result = Ok(());
+        let mut is_to_stop = before == Before::StartedByUs;
         if removal > Removal::Devices {
-            self.inside(removal, journal.as_ref(), pid)?;
+            let pid = match pid {
+                Some(pid) => pid,
+                None => self.start(before)?,
+            };
+            is_to_stop |= before == Before::Stopped;
+            result = self.inside(removal, journal.as_ref(), pid);
         }
+        if is_to_stop {
+            // Whatever happened, it goes back to what it was; the first error counts.
+            let stopped = self.steps.step(Step::Restore, || {
+                session.stop_regardless()?;
+                before::forget(session)?;
+                Ok((Outcome::Changed("stopped again".to_owned()), ()))
+            });
+            result = result.and(stopped);
+        }
+        result?;
         let taken = self.lines(removal)?;
-        self.power(was_running, &taken)
+        self.power(before, &taken)
     }
 
-    /// Removes what was installed inside; a stopped container is started for it.
-    fn inside(
-        &mut self,
-        removal: Removal,
-        journal: Option<&Journal>,
-        pid: Option<u32>,
-    ) -> Result<()> {
+    /// Starts a stopped container.
+    fn start(&mut self, before: Before) -> Result<u32> {
         let session = self.session;
-        let was_running = pid.is_some();
-        let pid = match pid {
-            Some(pid) => pid,
-            None => self.steps.step(Step::Power, || {
-                Ok((Outcome::Changed("started".to_owned()), session.start()?))
-            })?,
-        };
+        self.steps.step(Step::Power, || {
+            if before == Before::Stopped {
+                before::note(session, Power::Stopped)?;
+            }
+            let pid = session.start()?;
+            if before == Before::StoppedByUs {
+                before::forget(session)?;
+            }
+            Ok((Outcome::Changed("started".to_owned()), pid))
+        })
+    }
+
+    /// Removes what was installed inside.
+    fn inside(&mut self, removal: Removal, journal: Option<&Journal>, pid: u32) -> Result<()> {
+        let session = self.session;
         // Packages first: those that something else needs are a reason to leave everything as it is.
         let root = survey::root(session, pid)?;
-        let mut result = Ok(());
         if tenant::remains(&root) {
             // What is shown may lie over what is to be removed.
-            result = self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())));
+            self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())))?;
         }
-        if result.is_ok() && removal == Removal::Everything {
+        if removal == Removal::Everything {
             let packages = journal.map_or(&[][..], |journal| &journal.packages);
-            result = self.steps.step(Step::Packages, || Ok((purge(session, packages, &[])?, ())));
+            self.steps.step(Step::Packages, || Ok((purge(session, packages, &[])?, ())))?;
         }
-        if result.is_ok() {
-            result = self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())));
-        }
-        if was_running {
-            return result;
-        }
-        // Whatever happened, it goes back to what it was; the first error counts.
-        let began = self.steps.begin(Step::Restore);
-        let stopped = session.stop_regardless();
-        let outcome = stopped.map(|()| (Outcome::Changed("stopped again".to_owned()), ()));
-        let stopped = self.steps.finish(Step::Restore, outcome, began);
-        result.and(stopped)
+        self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())))
     }
 
     fn lines(&mut self, removal: Removal) -> Result<Taken> {
@@ -145,19 +154,26 @@ impl Work<'_> {
         self.steps.finish(Step::Passthrough, result, began)
     }
 
-    fn power(&mut self, was_running: bool, taken: &Taken) -> Result<()> {
+    fn power(&mut self, before: Before, taken: &Taken) -> Result<()> {
         let session = self.session;
         self.steps.step(Step::Power, || {
             let changed = taken.edit.changed();
-            let outcome = match (was_running, changed || still_has(session, taken)?) {
-                (_, false) => Outcome::Unchanged("no restart needed".to_owned()),
-                (false, true) => {
-                    wait::wait(configure::SETTLED, &session.host.cancel)?;
-                    Outcome::Unchanged("stopped".to_owned())
+            let is_running = session.init_process()?.is_some();
+            if changed && !is_running {
+                wait::wait(configure::SETTLED, &session.host.cancel)?;
+            }
+            let outcome = match (before, is_running, changed || still_has(session, taken)?) {
+                (Before::StoppedByUs, false, _) => {
+                    session.start_regardless()?;
+                    Outcome::Changed("started: a run that was cut short has stopped it".to_owned())
                 }
-                (true, true) => {
-                    session.restart()?;
+                (Before::Running | Before::StoppedByUs, _, true) => {
+                    before::restart(session)?;
                     Outcome::Changed("restarted: it was started with its devices".to_owned())
+                }
+                (_, _, false) => Outcome::Unchanged("no restart needed".to_owned()),
+                (Before::Stopped | Before::StartedByUs, _, true) => {
+                    Outcome::Unchanged("stopped".to_owned())
                 }
             };
             // Whether lines of ours came back: the hook of a stop writes what it has read before.
@@ -203,6 +219,7 @@ fn take_out(session: &Session<'_>, removal: Removal) -> Result<(Outcome, Taken)>
         let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
         let mut after = before.clone();
         after.state = State::Detached;
+        after.was = None;
         // What was put in stays known: a rollback to a snapshot brings it back.
         after.lines.retain(|line| line.text.is_some());
         let is_owed = before.state == State::Attached;
@@ -265,12 +282,10 @@ fn unshare(session: &Session<'_>, (pid, root): (u32, &ContainerRoot)) -> Result<
     nothing.align(pid, root).map_err(|error| error.on(session.ctid))?;
     let look = Look { wait: 0, nodes: &[], packages: &[], checks: &[] };
     survey::set_up(session, look, &nothing, "")?;
-    if journal::load(&session.host.paths, session.ctid)?.is_some() {
-        journal::update(&session.host.paths, session.ctid, |journal| {
-            (journal.userland, journal.cuda) = Default::default();
-            journal.cuda_image = None;
-        })?;
-    }
+    journal::update_managed(&session.host.paths, session.ctid, |journal| {
+        (journal.userland, journal.cuda) = Default::default();
+        journal.cuda_image = None;
+    })?;
     Ok(Outcome::Changed("nothing of the host is set up any more".to_owned()))
 }
 
@@ -321,9 +336,7 @@ pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
 }
 
 fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
-    if journal::load(&session.host.paths, session.ctid)?.is_some() {
-        journal::update(&session.host.paths, session.ctid, |journal| journal.driver = None)?;
-    }
+    journal::update_managed(&session.host.paths, session.ctid, |journal| journal.driver = None)?;
     Ok(Outcome::Unchanged(why.to_owned()))
 }
 
@@ -337,10 +350,7 @@ pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> R
     let asked = purge_phase(session, "ask", packages)?;
     let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
     let write_down = |set: &[String]| {
-        if journal::load(&session.host.paths, session.ctid)?.is_none() {
-            return Ok(());
-        }
-        journal::update(&session.host.paths, session.ctid, |journal| {
+        journal::update_managed(&session.host.paths, session.ctid, |journal| {
             journal.packages = [set, others].concat();
         })
     };

@@ -63,19 +63,23 @@ pub fn update(paths: &Paths, ctid: &Ctid, change: impl FnOnce(&mut Journal)) -> 
     if before.as_ref() == Some(&after) { Ok(()) } else { save(paths, &after) }
 }
 
+/// The same of a container that nvstage manages; there is nothing to write down of another one.
+///
+/// # Errors
+/// As [`load`] and [`save`].
+pub fn update_managed(paths: &Paths, ctid: &Ctid, change: impl FnOnce(&mut Journal)) -> Result<()> {
+    if load(paths, ctid)?.is_some() { update(paths, ctid, change) } else { Ok(()) }
+}
+
 /// Writes down what a run came to, of a container that nvstage manages.
 ///
 /// # Errors
 /// As [`load`] and [`save`].
 pub fn record_run(paths: &Paths, report: &ContainerReport, command: &str) -> Result<()> {
-    let ctid = &report.container;
-    if load(paths, ctid)?.is_none() {
-        return Ok(());
-    }
     let now = Timestamp::now();
     let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let last = LastRun { at, command: command.to_owned(), exit: report.exit.code() };
-    update(paths, ctid, |journal| journal.last_run = Some(last))
+    update_managed(paths, &report.container, |journal| journal.last_run = Some(last))
 }
 
 /// The containers that have a journal on this host, by name.

@@ -6,6 +6,7 @@
 //! to many containers at once.
 
 pub mod batch;
+pub mod before;
 pub mod bundle;
 pub mod chain;
 pub mod check;

@@ -6,6 +6,7 @@
 //! the job that provisions it. Both are left alone while a process of theirs holds a GPU, unless the
 //! restart is asked for.
 
+use crate::engine::before;
 use crate::engine::journal;
 use crate::engine::shared::DriverImage;
 use crate::engine::steps::Steps;
@@ -15,7 +16,7 @@ use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Events;
 use crate::host::holders::holders;
-use crate::journal::{Power, Was};
+use crate::journal::Power;
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
 use crate::version::DriverVersion;
@@ -182,16 +183,8 @@ impl Work<'_> {
 
     fn restart(&mut self, why: String) -> Result<u32> {
         let session = self.session;
-        let paths = &session.host.paths;
-        let note = |was| journal::update(paths, session.ctid, |journal| journal.was = was);
         self.steps.step(Step::Power, || {
-            // A run that is killed in between leaves it stopped; the next one starts it.
-            note(Some(Was::now(Power::Running)))?;
-            let restarted = session.restart();
-            if restarted.is_ok() || session.init_process()?.is_some() {
-                note(None)?;
-            }
-            Ok((Outcome::Changed(format!("restarted: {why}")), restarted?))
+            Ok((Outcome::Changed(format!("restarted: {why}")), before::restart(session)?))
         })
     }
 }

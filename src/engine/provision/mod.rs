@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use self::goods::Goods;
-use self::restore::Before;
+use crate::engine::before::Before;
 use crate::engine::check::{self, Checked, Evidence, Verdict};
 use crate::engine::driver::{self, Package};
 use crate::engine::journal;
@@ -127,7 +127,7 @@ impl Job<'_> {
             let outcome = Outcome::Unchanged(describe(&outside, seen.as_ref()));
             Ok((outcome, (outside, seen)))
         })?;
-        let before = Before::of(&self.session.host.paths, &outside);
+        let before = Before::of(&self.session.host.paths, outside.pid, outside.before.as_ref());
         let result = self.put_right((outside, before), seen);
         // Whatever happened; the first error counts.
         let restored = self.restore(before);
