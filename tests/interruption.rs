@@ -393,17 +393,23 @@ fn a_container_that_another_run_still_stops_is_started_after_that() {
     let scene = Scene::new();
     // With its lines in place already the run does not have to wait for the configuration's lock.
     scene.finishes(&scene.site.driver_only());
-    scene.host.fault("post-stop-slow", true);
+    scene.host.fault("post-stop-waits", true);
     let mut stop = scene.host.command("pct").args(["shutdown", &scene.ctid]).spawn().unwrap();
     eventually("its first process has ended", Duration::from_secs(30), || {
         scene.host.init(&scene.ctid) == 0
     });
     scene.host.pct_calls();
-    scene.finishes(&scene.site.driver_only());
+    let child = scene.begin(&scene.site.driver_only());
+    eventually("a start is refused", Duration::from_secs(30), || {
+        scene.host.pct_calls().iter().any(|call| call.starts_with("start "))
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    scene.host.fault("post-stop-waits", false);
+    ended(child).code(0).says("power: changed: started");
     assert!(stop.wait().unwrap().success());
     let calls = scene.host.pct_calls();
     let starts = calls.iter().filter(|call| call.starts_with("start ")).count();
-    assert!(starts >= 2, "the first start came too late to be refused: {calls:?}");
+    assert_eq!(starts, 1, "{calls:?}");
 }
 
 #[test]
