@@ -11,6 +11,7 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -66,9 +67,16 @@ fn from_prefetched_to_verified(suite: Suite, privilege: &str) {
     cut_off(&host, &ctid);
     let arguments =
         ["provision", &ctid, "--offline", "--gpus", "0", "--recipe", &recipe, "--set", set];
+    let hook = r#"echo 'DPkg::Pre-Invoke { "ls -l /run/nvstage-apt/archives > /root/archives"; };' > /etc/apt/apt.conf.d/99look"#;
+    host.inside(&ctid, hook).code(0);
     host.pct_calls();
     host.run(&arguments).code(0).shows("nvtop, from the cache");
     let calls = host.pct_calls();
+    // What the host has read is not read by apt.
+    let archives = host.inside(&ctid, "rm /etc/apt/apt.conf.d/99look; cat /root/archives").stdout;
+    let packages: Vec<&str> = archives.lines().filter(|line| line.contains(".deb")).collect();
+    assert!(packages.len() > 5, "{archives}");
+    assert!(packages.iter().all(|line| line.contains(".deb -> /var/lib/nvstage/")), "{archives}");
     assert!(calls.len() <= 8, "{} calls of pct:\n{}", calls.len(), calls.join("\n"));
     assert_eq!(site.server.requests().len(), requests, "something was fetched");
     let look = "dpkg -l nvtop | grep ^ii; /usr/local/cuda-1*/bin/nvcc --version | tail -1; readlink -f /usr/lib/x86_64-linux-gnu/libcuda.so.1; \
@@ -285,6 +293,30 @@ fn a_blob_that_was_damaged_after_it_was_verified() {
     let fetched = scene.fetched();
     scene.run("provision", &[]).code(0).shows("from the cache");
     assert_eq!(scene.fetched(), fetched + 1, "that package, and nothing else");
+}
+
+/// As when a disk loses a bit: nothing about the file tells.
+#[test]
+fn a_blob_that_was_damaged_without_a_trace() {
+    let scene = Scene::new();
+    let blob = scene.blob_of("cuda-nvcc-12-8");
+    let record = blob.replace("blobs-v1/sha256", "verified-v1");
+    let damage = format!(
+        "chmod u+w {blob} && printf X | dd of={blob} bs=1 seek=24 conv=notrunc 2>/dev/null && chmod u-w {blob}"
+    );
+    scene.host.shell(&damage).code(0);
+    let now = std::fs::metadata(scene.host.path(&blob)).unwrap();
+    let stamp = serde_json::json!({
+        "size": now.size(), "inode": now.ino(),
+        "mtime": [now.mtime(), now.mtime_nsec()], "ctime": [now.ctime(), now.ctime_nsec()],
+    });
+    let text = serde_json::json!({ "version": 1, "stamp": stamp }).to_string();
+    std::fs::write(scene.host.path(&record), text).unwrap();
+    let before = scene.state();
+    let run = scene.offline(&[]).code(5).says("was damaged and is removed");
+    run.says("the cache lacks 1 of its lock").says("cuda-nvcc-12-8:amd64=12.8.93-1");
+    assert_eq!(scene.state(), before);
+    scene.run("provision", &[]).code(0).shows("from the cache");
 }
 
 #[test]

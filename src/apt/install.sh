@@ -2,12 +2,13 @@
 # $1 ask or install; $2 the partial mirror shown inside, or - for the container's own sources and
 # the network; $3 sha1 where a key that SHA-1 binds is to be accepted, or -; $4 pins path, $5 pins
 # text; $6 key path, $7 key text, $8 sources path, $9 sources text, empty where they are not
-# wanted; ${10} patterns of packages that must not come in, ${11} exceptions to them; then the
+# wanted; ${10} patterns of packages that must not come in, ${11} exceptions to them; ${12} lines of
+# files in the mirror that the host has read in this run: SHA-256, size, mtime, ctime, path; then the
 # packages, with a mirror as NAME=VERSION
 what=$1 mirror=$2 policy=$3
 pins=$4 pins_text=$5 key=$6 key_text=$7 sources=$8 sources_text=$9
-denied=${10} allowed=${11}
-shift 11
+denied=${10} allowed=${11} read=${12}
+shift 12
 work=/run/nvstage-apt
 
 put() { # put PATH TEXT: replaced in one step, and only if it differs
@@ -137,6 +138,26 @@ compare() {
   fi
 }
 
+# adopt: what was compared last, and is in the mirror as the host has read it, becomes apt's own: apt
+# takes that by its size. Everything else it reads and hashes, three times over, once more.
+adopt() {
+  [ -n "$read" ] || return 0
+  # The clock of its file system tells of any change since.
+  now="
+$(cd "$mirror" && printf '%s\n' "$read" | sed -n 's/.* //p' | xargs stat -c '%s %.9Y %.9Z %n' 2>/dev/null)
+"
+  printf '%s\n' "$uris" | sed -n "s/^'.*' \([^ ]*\) [0-9]* SHA256:\([0-9a-f]*\)\$/\1 \2/p" |
+    while read -r file digest; do
+      line=${read#*"$digest "}
+      [ "$line" != "$read" ] || continue
+      line=${line%%"
+"*}
+      case $now in *"
+$line
+"*) ln -s "$mirror/${line##* }" "$archives/$file" ;; esac
+    done
+}
+
 # A dpkg that was cut short between two packages leaves one without what it depends on, and apt
 # answers nothing else before that is mended.
 if ! output=$(apt check </dev/null 2>&1); then
@@ -151,6 +172,7 @@ if ! output=$(apt check </dev/null 2>&1); then
   compare --fix-broken
   put_all
   finish_dpkg
+  adopt
   install_now --fix-broken
 fi
 refuse "$@"
@@ -162,6 +184,7 @@ fi
 
 put_all
 finish_dpkg
+adopt
 install_now "$@" || { say failed "apt-get install"; exit 1; }
 audit=$(dpkg --audit)
 if [ -n "$audit" ]; then

@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 
 use crate::architecture::Architecture;
 use crate::digest::Digest;
-use crate::lock::{Lock, LockedFile, LockedRepository};
+use crate::lock::{Lock, LockedFile, LockedPackage, LockedRepository};
 
 /// What sqv accepts for one call: bindings made with SHA-1, until that date. Signatures over data
 /// stay refused (`sequoia-policy-config`).
@@ -63,9 +63,8 @@ pub fn layout(lock: &Lock, place: &str, keys: &BTreeMap<String, String>, pins: &
     }
     let mut digests = String::new();
     for package in &lock.packages {
-        let path = package.path.strip_prefix("./").unwrap_or(&package.path);
         let blob = LockedFile { sha256: package.sha256, size: package.size };
-        files.insert(format!("{}/{path}", package.repository), Content::Blob(blob));
+        files.insert(path(package), Content::Blob(blob));
         let _ = writeln!(digests, "SHA256:{}", package.sha256);
     }
     let texts = [
@@ -84,6 +83,12 @@ pub fn layout(lock: &Lock, place: &str, keys: &BTreeMap<String, String>, pins: &
     });
     let name = name(digests);
     Layout { files, name }
+}
+
+/// Where a mirror has a package.
+pub fn path(package: &LockedPackage) -> String {
+    let path = package.path.strip_prefix("./").unwrap_or(&package.path);
+    format!("{}/{path}", package.repository)
 }
 
 /// One source: exactly one key is trusted for it, only the package index is read, and its age is

@@ -93,6 +93,12 @@ impl Stamp {
     pub(super) fn inode(&self) -> u64 {
         self.inode
     }
+
+    /// What `stat -c '%s %.9Y %.9Z'` says of that file: size, mtime, ctime.
+    pub fn in_words_of_stat(&self) -> String {
+        let Self { size, mtime, ctime, .. } = self;
+        format!("{size} {}.{:09} {}.{:09}", mtime.0, mtime.1, ctime.0, ctime.1)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

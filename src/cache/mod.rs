@@ -20,6 +20,7 @@
 //! again otherwise; a damaged one is removed and fetched again. The mtime of its record is the time
 //! of its last use.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -30,7 +31,7 @@ use crate::apt::mirror::Layout;
 use crate::artifact::Artifact;
 use crate::digest::{Digest, hash_reader};
 use crate::error::{Error, Result};
-use crate::event::{Event, Events};
+use crate::event::{Event, Events, Silent};
 use crate::fetch::{Fetched, Fetcher, Partial};
 use crate::host::cancel::Cancel;
 use crate::host::files::{self, Lock, failed};
@@ -50,6 +51,8 @@ mod staging;
 mod tree;
 mod unpack;
 mod verify;
+
+use rehash::Seen;
 
 pub use accepted::Accepted;
 pub use blob::{CachedArtifact, Stamp};
@@ -261,11 +264,50 @@ impl Cache {
             blob::record(&record, &path)?;
             return Ok(Some(found));
         }
-        files::remove_file(&record)?;
+        self.remove_damaged(digest, events)?;
+        Ok(None)
+    }
+
+    fn remove_damaged(&self, digest: &Digest, events: &dyn Events) -> Result<()> {
+        let path = self.blob(digest);
+        files::remove_file(&self.record(digest))?;
         files::remove_file(&path)?;
         let text = format!("`{}` in the cache was damaged and is removed", path.display());
         events.emit(Event::Warning { text });
-        Ok(None)
+        Ok(())
+    }
+
+    /// Reads blobs again, every byte, whatever is recorded of them, and tells what each looked like
+    /// when that began. Those that are damaged are removed, with a warning, and are not among them.
+    ///
+    /// # Errors
+    /// A host error when the cache cannot be read or written; the interruption.
+    pub fn read_again(
+        &self,
+        digests: &[Digest],
+        events: &dyn Events,
+    ) -> Result<BTreeMap<Digest, Stamp>> {
+        let job = |digest: &Digest| {
+            let path = self.blob(digest);
+            let bytes = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+            rehash::Job { path, bytes }
+        };
+        let jobs: Vec<rehash::Job> = digests.iter().map(job).collect();
+        let mut found = BTreeMap::new();
+        rehash::rehash(&jobs, (&Silent, &self.cancel), &mut |position, seen| {
+            let wanted = digests[position];
+            match seen {
+                Seen::Content { digest, stamp, .. } if digest == wanted => {
+                    found.insert(wanted, stamp);
+                }
+                Seen::Gone => {}
+                Seen::Content { .. } | Seen::Unreadable(_) => {
+                    self.remove_damaged(&wanted, events)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// The verified installer, unpacked: once, for all containers.

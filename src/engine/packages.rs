@@ -107,6 +107,7 @@ fn arguments(job: Job<'_>, what: &str) -> Vec<String> {
     }
     arguments.push(job.recipe.denied_packages().join(" "));
     arguments.push(job.recipe.allowed_packages().join(" "));
+    arguments.push(job.mirror.map_or(String::new(), |mirror| mirror.read.clone()));
     match job.mirror {
         Some(mirror) => arguments.extend(mirror.wanted(job.recipe.packages())),
         None => arguments.extend(job.recipe.packages().iter().cloned()),

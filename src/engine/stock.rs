@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::apt::{self, mirror};
 use crate::architecture::Architecture;
 use crate::artifact::Artifact;
+use crate::digest::Digest;
 use crate::engine::chain::{self, Chain, Unpinned};
 use crate::engine::closure::Sha1Bound;
 use crate::engine::shown::PLACE;
@@ -40,6 +41,8 @@ pub struct Mirror {
     pub directory: PathBuf,
     /// An empty directory: a mount without an upper layer needs two.
     pub nothing: PathBuf,
+    /// Its packages that were read again in this run, each a line: digest, size, mtime, ctime, path.
+    pub read: String,
     /// Its lock.
     pub lock: Lock,
     /// Whether apt is told for this call to accept a key that SHA-1 binds.
@@ -124,24 +127,41 @@ impl Supplies<'_> {
                 ))
                 .hint("`--allow-sha1-bound-key` lets it accept the pinned key, for this call"));
         }
-        let directory = self.mirror_once(&lock, recipe)?;
-        Ok(Mirror { directory, nothing: self.cache.nothing()?, lock, sha1: rules.sha1 })
+        let (directory, read) = self.mirror_once(&lock, recipe)?;
+        Ok(Mirror { directory, nothing: self.cache.nothing()?, read, lock, sha1: rules.sha1 })
     }
 
-    /// The mirror of a lock, verified and made ready once in a run, however many containers are
-    /// installed from it.
-    fn mirror_once(&self, lock: &Lock, recipe: &Recipe) -> Result<PathBuf> {
+    /// The mirror of a lock, and its packages as [`Mirror::read`] has them: verified and made ready
+    /// once in a run, however many containers are installed from it.
+    fn mirror_once(&self, lock: &Lock, recipe: &Recipe) -> Result<(PathBuf, String)> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, directory)) = ready.iter().find(|(known, _)| known == lock) {
-            return Ok(directory.clone());
+        if let Some((_, made)) = ready.iter().find(|(known, _)| known == lock) {
+            return Ok(made.clone());
         }
+        let (mut directory, mut read) = self.mirror_and_read(lock, recipe)?;
+        if read.len() < lock.packages.len() {
+            // What was damaged is gone from the cache now, and fetched again if it may be.
+            (directory, read) = self.mirror_and_read(lock, recipe)?;
+        }
+        let made = (directory, read.concat());
+        ready.push((lock.clone(), made.clone()));
+        Ok(made)
+    }
+
+    fn mirror_and_read(&self, lock: &Lock, recipe: &Recipe) -> Result<(PathBuf, Vec<String>)> {
         if self.fetcher.network() == Network::Forbidden {
             self.check_packages(lock)?;
         }
         self.fetch_packages(lock)?;
         let directory = self.mirror(lock, recipe)?;
-        ready.push((lock.clone(), directory.clone()));
-        Ok(directory)
+        // After that: a new link to a file is a change of it.
+        let digests: Vec<Digest> = lock.packages.iter().map(|package| package.sha256).collect();
+        let found = self.cache.read_again(&digests, self.events)?;
+        let line = |package: &LockedPackage| {
+            let stamp = found.get(&package.sha256)?.in_words_of_stat();
+            Some(format!("{} {stamp} {}\n", package.sha256, mirror::path(package)))
+        };
+        Ok((directory, lock.packages.iter().filter_map(line).collect()))
     }
 
     /// Lists every package of a lock that the cache lacks.

@@ -44,8 +44,8 @@ pub struct Supplies<'a> {
     pub published: PublishedDigest,
     /// The repositories' keys that were fetched in this run, by what they must be.
     pub keys: Mutex<Vec<(Fingerprint, CachedArtifact)>>,
-    /// The mirrors that were made ready in this run.
-    pub ready: Mutex<Vec<(Lock, PathBuf)>>,
+    /// The mirrors that were made ready in this run, and their packages as they were read for it.
+    pub ready: Mutex<Vec<(Lock, (PathBuf, String))>>,
     /// The images of CUDA that were made ready in this run.
     pub images: Mutex<Vec<(Lock, CudaImage)>>,
 }
