@@ -181,11 +181,20 @@ measure_shared() {
     for round in $(seq 0 "$fleets"); do
         # The images are built in the first one.
         say "shared, round $round of $fleets"
-        fresh_fleet 8
-        provision_fleet "$([ "$round" = 0 ] && echo shared-first || echo shared)" bench-cuda --method share --cuda share --offline
-        fleet_has "$has_driver; $has_compiler"
-        remove_fleet
+        share_fleet "$([ "$round" = 0 ] && echo shared-first || echo shared)" --passthrough device
     done
+    for round in $(seq "$fleets"); do
+        say "shared, by a restart, round $round of $fleets"
+        share_fleet shared-restart --passthrough mount
+    done
+}
+
+# share_fleet NAME OPTION…: eight containers with the host's driver and CUDA.
+share_fleet() {
+    fresh_fleet 8
+    provision_fleet "$1" bench-cuda --method share --cuda share --offline "${@:2}"
+    fleet_has "$has_driver; $has_compiler"
+    remove_fleet
 }
 
 # fill_shared: the cache has what the recipe without nvtop needs as well.

@@ -139,6 +139,7 @@ $(goal 0.25 "$(fraction fleet-driver container-seed 8)" '8 containers, installer
 $(goal 0.6 "$(fraction fleet-packages container-seed 8)" '8 containers, installer, with packages' '0.6' "$(seconds fleet-packages)")
 | the floor of that: \`dpkg -i\` of the same packages | | $(fraction fleet-floor container-seed 8) | $(seconds fleet-floor) | |
 $(goal 0.03 "$(fraction shared container-seed 8)" '8 containers, share, driver and CUDA' '0.03' "$(seconds shared)")
+| the same by mount entries, which take a restart | | $(fraction shared-restart container-seed 8) | $(seconds shared-restart) | |
 | the same where the images are not yet built | | $(fraction shared-first container-seed 8) | $(seconds shared-first) | |
 $(goal 2 "$(counts unchanged-32-calls)" '32 containers, nothing to do: calls of `pct` each' '2' "$(seconds unchanged-32) in all")
 $(goal 20 "$(milliseconds unchanged-32-own)" '32 containers, nothing to do: own processor time each' '20 ms' "$(milliseconds unchanged-32-own) ms")
@@ -151,7 +152,7 @@ $(goal 1.05 "$(per_container growth-driver)" 'growth, installer: one of 16 again
 $(goal 64 "$(most_memory)" 'resident memory, throughout' '64 MiB' "$(most_memory) MiB")
 
 Calls of \`pct\` for each container: installer, driver only $(counts fleet-driver-calls), with packages $(counts fleet-packages-calls),
-share $(counts shared-calls), \`sync\` with share $(counts upgrade-shared-calls) and with the installer $(counts upgrade-driver-calls); \`seed.sh\` $(counts calls-seed).
+share $(counts shared-calls) and by a restart $(counts shared-restart-calls), \`sync\` with share $(counts upgrade-shared-calls) and with the installer $(counts upgrade-driver-calls); \`seed.sh\` $(counts calls-seed).
 
 | containers | $(numbers unchanged ' | ') |
 |---|$(numbers unchanged '---|' | sed 's/[0-9]*//g')---|
@@ -168,7 +169,9 @@ What they mean:
   eight with the driver alone are $(ratio fleet-driver driver-seed 8).
 - The floor: nothing but \`dpkg -i\` of the same archives, from a read-only mount, in eight containers, $jobs at a time, without
   \`pct\`. It unpacks xz, by the processors; what is above it is the driver, apt, and the calls of \`pct\`.
-- Share: driver and CUDA are images on the host. In each container there remain a line, a restart, links and \`ldconfig\`.
+- Share: driver and CUDA are images on the host. With \`--passthrough device\` Proxmox VE 9 adds the devices to the running
+  container, and nvstage shows the images in it: in each there remain lines, links and \`ldconfig\`. Mount entries
+  (\`--passthrough mount\`, which every version has) take a restart besides.
 - Nothing to do: linked clones of a template, the second time that each is looked at. Own processor time is \`utime\` and \`stime\`
   of nvstage's process without its children, divided by the number of containers.
 - Host upgrade: the cache has the next driver, and its image is built, as the boot unit does it. \`sync --restart\` looks at

@@ -100,6 +100,47 @@ fn a_plain_lxc_container_shares_the_hosts_driver() {
     from_bare_to_shared(Kind::Lxc, "unprivileged");
 }
 
+/// On Proxmox VE 9: devices are plugged in, and what is shared is shown.
+fn reaches_a_running_container(privilege: &str) {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container(privilege, &[&site.distribution()]);
+    host.start(&ctid);
+    let (init, recipe) = (host.init(&ctid), site.driver_only());
+    host.pct_calls();
+    let more = ["--method", "share", "--passthrough", "device"];
+    let run = provision(&host, &recipe, &ctid, &more).code(0);
+    run.shows("while it runs").shows("power unchanged").shows("nodes, nvidia-smi passed");
+    // The devices, and one for everything inside.
+    let calls = host.pct_calls();
+    assert_eq!(calls.len(), 2, "{}", calls.join("\n"));
+    assert_eq!(host.init(&ctid), init, "it was restarted");
+    let config = host.config(&ctid);
+    assert!(config.contains(LINE) && config.contains("\ndev0: /dev/nvidia0"), "{config}");
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    changes_nothing(&host, &recipe, &ctid);
+    // A start makes the same of it.
+    host.shell(&format!("pct reboot {ctid}")).code(0);
+    host.inside(&ctid, "nvidia-smi | grep 'Driver Version: 580.76.05'").code(0);
+    changes_nothing(&host, &recipe, &ctid);
+    // Only the devices are lacking.
+    host.run(&["detach", &ctid]).code(0);
+    assert!(host.config(&ctid).contains(LINE) && !host.config(&ctid).contains("dev0"));
+    let init = host.init(&ctid);
+    provision(&host, &recipe, &ctid, &more).code(0).shows("passed");
+    assert_eq!(host.init(&ctid), init, "it was restarted");
+    changes_nothing(&host, &recipe, &ctid);
+}
+
+#[test]
+fn devices_and_driver_reach_a_running_privileged_container() {
+    reaches_a_running_container("privileged");
+}
+
+#[test]
+fn devices_and_driver_reach_a_running_unprivileged_container() {
+    reaches_a_running_container("unprivileged");
+}
+
 #[test]
 fn after_a_host_upgrade_a_restart_is_all_it_takes() {
     let (host, site) = (Host::new(Kind::Pct, Nodes::Silent), Site::new());

@@ -178,7 +178,7 @@ fi
 refuse "$@"
 compare "$@"
 if [ "$what" = ask ]; then
-  say end
+  say done
   exit 0
 fi
 
@@ -206,4 +206,4 @@ if [ "$(cuda_library)" != "$library" ]; then
   say failed "check of libcuda.so.1: a package replaced $library"
   exit 1
 fi
-say end
+say done

@@ -53,13 +53,24 @@ impl Outside {
 /// As [`write`] and [`Wish::confirm`], or host error with what `pct set` said.
 pub fn apply(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<Applied> {
     let confirm = || wish.confirm(session.host);
-    match (outside.reach, outside.edit.only_devices()) {
-        (Reach::WhileRunning, Some(entries)) => {
-            confirm()?;
-            attach(session, outside.change(), &entries)
-        }
-        _ => write_if(session, outside.change(), confirm),
+    let (Reach::WhileRunning, Some(entries)) =
+        (outside.reach, outside.edit.devices_while_running())
+    else {
+        return write_if(session, outside.change(), confirm);
+    };
+    confirm()?;
+    let attached = attach(session, outside.change(), &entries)?;
+    if attached == Applied::ChangedMeanwhile || !outside.edit.adds_trees() {
+        return Ok(attached);
     }
+    // Proxmox has written the file anew; `pct set` knows no lines of LXC's.
+    let read = Configuration::read(session)?;
+    let edit = outside.lacking_in(&read.config, wish)?;
+    if edit.changes_devices() {
+        return Ok(Applied::ChangedMeanwhile);
+    }
+    let (own, journal) = (outside.journal.lines.as_slice(), &outside.journal);
+    write(session, Change { read: &read, edit: &edit, own, journal })
 }
 
 /// Writes down what was found to be as it should, where the journal does not know it yet.
@@ -165,9 +176,9 @@ fn sha1(bytes: &[u8]) -> String {
 /// Host error when they are not.
 pub fn confirm(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<()> {
     let now = Configuration::read(session)?;
-    match outside.is_satisfied_by(&now.config, wish)? {
-        true => journal::save(&session.host.paths, &outside.journal),
-        false => Err(lost(session)),
+    match outside.lacking_in(&now.config, wish)?.changed() {
+        false => journal::save(&session.host.paths, &outside.journal),
+        true => Err(lost(session)),
     }
 }
 

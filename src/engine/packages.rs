@@ -7,13 +7,26 @@ use crate::apt::{self, AptFile};
 use crate::engine::closure::Sha1Bound;
 use crate::engine::shown::{self, Shown};
 use crate::engine::stock::Mirror;
+use crate::engine::survey::Look;
 use crate::error::{Error, Result};
+use crate::facts::Facts;
 use crate::host::mount::Programs;
 use crate::recipe::Recipe;
 use crate::runtime::{Inside, Ran, Session};
 
 /// The whole toolkit is some gigabytes over a network of unknown speed.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+/// The script, and after it the look at the container.
+const INSTALL_AND_LOOK: &str = concat!(
+    include_str!("../prelude.sh"),
+    "work() (\n",
+    include_str!("../apt/install.sh"),
+    ")\nlook() {\n",
+    include_str!("../facts/gather.sh"),
+    "}\n",
+    include_str!("then_look.sh"),
+);
 
 /// What apt in a container is to do.
 #[derive(Debug, Clone, Copy)]
@@ -43,25 +56,33 @@ pub enum Asked {
 /// # Errors
 /// Install error with apt's own last words and what they mean.
 pub fn ask(session: &Session<'_>, job: Job<'_>) -> Result<Asked> {
-    carry_out(session, job, "ask")
+    let ran = run(session, job, (apt::SCRIPT, arguments(job, "ask")))?;
+    asked(session, job, &ran)
 }
 
 /// The same, and where nothing is lacking writes pins, and key and source where they are wanted,
-/// and installs the recipe's packages.
+/// and installs the recipe's packages. Returns also what the container is like after that, where it
+/// could be told.
 ///
 /// # Errors
 /// As [`ask`].
-pub fn install(session: &Session<'_>, job: Job<'_>) -> Result<Asked> {
-    carry_out(session, job, "install")
+pub fn install(
+    session: &Session<'_>,
+    job: Job<'_>,
+    look: Look<'_>,
+) -> Result<(Asked, Option<Facts>)> {
+    let arguments = [look.arguments(), arguments(job, "install")].concat();
+    let ran = run(session, job, (INSTALL_AND_LOOK, arguments))?;
+    let asked = asked(session, job, &ran)?;
+    Ok((asked, Facts::parse(&ran.answer).ok()))
 }
 
-fn carry_out(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Asked> {
-    let ran = run(session, job, what)?;
+fn asked(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<Asked> {
     let missing: Vec<String> = ran.answer.all("missing").map(str::to_owned).collect();
     if !missing.is_empty() {
         return Ok(Asked::Lacking(missing));
     }
-    judge(session, job, &ran).map(|()| Asked::Complete)
+    judge(session, job, ran).map(|()| Asked::Complete)
 }
 
 /// The error for a mirror that lacks files which a container needs.
@@ -75,7 +96,11 @@ pub fn lacking(session: &Session<'_>, missing: &[String]) -> Error {
         ))
 }
 
-fn run(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Ran> {
+fn run(
+    session: &Session<'_>,
+    job: Job<'_>,
+    (script, arguments): (&'static str, Vec<String>),
+) -> Result<Ran> {
     let shown: Option<Shown<'_>> = match job.mirror {
         Some(mirror) => {
             let layers = [mirror.directory.as_path(), mirror.nothing.as_path()];
@@ -83,8 +108,7 @@ fn run(session: &Session<'_>, job: Job<'_>, what: &str) -> Result<Ran> {
         }
         None => None,
     };
-    let arguments = arguments(job, what);
-    let ran = session.run_inside(&Inside { script: apt::SCRIPT, arguments, limit: LIMIT });
+    let ran = session.run_inside(&Inside { script, arguments, limit: LIMIT });
     let removed = shown.map_or(Ok(()), Shown::remove);
     if ran.is_err() && session.init_process()? == Some(job.pid) {
         // The first error counts.
@@ -116,7 +140,7 @@ fn arguments(job: Job<'_>, what: &str) -> Vec<String> {
 }
 
 fn judge(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<()> {
-    if ran.answer.has("end") {
+    if ran.answer.has("done") {
         return Ok(());
     }
     let error = Error::install(format!("install {}", job.recipe.packages().join(" ")));

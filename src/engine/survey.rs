@@ -96,11 +96,11 @@ impl Outside {
         lines.filter_map(|own| own.text.as_deref()).collect()
     }
 
-    /// Looks whether a configuration has everything that was wanted of this one.
+    /// What a configuration still lacks of what was wanted of this one.
     ///
     /// # Errors
     /// As [`passthrough::edit`].
-    pub fn is_satisfied_by(&self, config: &LxcConfig, wish: &Wish) -> Result<bool> {
+    pub fn lacking_in(&self, config: &LxcConfig, wish: &Wish) -> Result<Edit> {
         let wanted = Wanted {
             nodes: &wish.nodes,
             method: self.journal.method,
@@ -109,7 +109,17 @@ impl Outside {
             trees: &self.trees,
             own: &self.journal.lines,
         };
-        Ok(!passthrough::edit(config, &wanted)?.changed())
+        passthrough::edit(config, &wanted)
+    }
+
+    /// Whether every node is one that the change brings: none of them can be stale in a container
+    /// that runs.
+    pub fn brings_every_node(&self, wish: &Wish) -> bool {
+        let added = self.edit.devices_while_running().unwrap_or_default();
+        let path = |value: &str| value.split(',').next().unwrap_or_default().to_owned();
+        let paths: Vec<String> = added.iter().map(|(_, value)| path(value)).collect();
+        let mut nodes = wish.nodes.iter().filter(|node| node.kind == NodeKind::File);
+        nodes.all(|node| paths.contains(&node.path))
     }
 }
 
@@ -158,7 +168,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
     let is_understood = configuration.config.lines().all(|line| line.kind != LineKind::Other);
     let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running) && is_understood;
     let is_shown = pid.is_some() && !edit.changes_devices();
-    let reach = match is_shown || (is_reached && edit.only_devices().is_some()) {
+    let reach = match is_shown || (is_reached && edit.devices_while_running().is_some()) {
         true => Reach::WhileRunning,
         false => Reach::AtStart,
     };
@@ -301,6 +311,20 @@ pub struct Look<'a> {
     pub checks: &'a [Check],
 }
 
+impl Look<'_> {
+    /// The arguments of the script, as [`facts::SCRIPT`] has them at its head.
+    pub fn arguments(&self) -> Vec<String> {
+        let nodes: Vec<&str> = self.nodes.iter().map(|node| node.path.as_str()).collect();
+        vec![
+            self.wait.to_string(),
+            nodes.join(" "),
+            self.packages.join(" "),
+            [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" "),
+            if self.checks.contains(&Check::NvidiaSmi) { "smi".to_owned() } else { String::new() },
+        ]
+    }
+}
+
 /// Looks at a running container from inside: one call.
 ///
 /// # Errors
@@ -344,14 +368,7 @@ fn look_by(
     look: Look<'_>,
     (script, more): (&'static str, &[String]),
 ) -> Result<Ran> {
-    let nodes: Vec<&str> = look.nodes.iter().map(|node| node.path.as_str()).collect();
-    let mut arguments = vec![
-        look.wait.to_string(),
-        nodes.join(" "),
-        look.packages.join(" "),
-        [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" "),
-        if look.checks.contains(&Check::NvidiaSmi) { "smi".to_owned() } else { String::new() },
-    ];
+    let mut arguments = look.arguments();
     arguments.extend_from_slice(more);
     // What changes something waits for another installer that is at work.
     let limit = Duration::from_secs(if more.is_empty() { 180 } else { 1200 });

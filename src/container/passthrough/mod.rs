@@ -134,16 +134,26 @@ impl Edit {
         added.chain(corrected).any(|line| !shared::is_shared_text(line, dialect))
     }
 
-    /// The `dev[n]` entries that are added, as key and value, where nothing else changes: those
-    /// that Proxmox VE 9 adds to a running container.
-    pub fn only_devices(&self) -> Option<Vec<(&str, &str)>> {
+    /// The `dev[n]` entries that are added, as key and value: those that Proxmox VE 9 adds to a
+    /// running container. `None` where there are none, or anything else changes than shared trees
+    /// are added.
+    pub fn devices_while_running(&self) -> Option<Vec<(&str, &str)>> {
         if !self.lines_corrected.is_empty() || !self.lines_removed.is_empty() {
             return None;
         }
-        let is_device = |line: &String| line.starts_with("dev");
-        let all = !self.lines_added.is_empty() && self.lines_added.iter().all(is_device);
-        let pairs = || self.lines_added.iter().filter_map(|line| line.split_once(": ")).collect();
-        all.then(pairs)
+        let added = self.lines_added.iter();
+        let (devices, others): (Vec<&String>, Vec<&String>) =
+            added.partition(|line| line.starts_with("dev"));
+        let dialect = self.config.dialect();
+        let all = others.iter().all(|line| shared::is_shared_text(line, dialect));
+        let pairs = || devices.iter().filter_map(|line| line.split_once(": ")).collect();
+        (all && !devices.is_empty()).then(pairs)
+    }
+
+    /// Whether trees of the host's are among what is added.
+    pub fn adds_trees(&self) -> bool {
+        let dialect = self.config.dialect();
+        self.lines_added.iter().any(|line| shared::is_shared_text(line, dialect))
     }
 }
 

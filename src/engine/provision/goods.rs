@@ -145,16 +145,23 @@ impl Job<'_> {
     }
 
     /// Installs the packages; says from where.
-    fn install(&self, goods: &Goods, pid: u32) -> Result<&'static str> {
+    fn install(&mut self, goods: &Goods, pid: u32) -> Result<&'static str> {
         let (recipe, files) = (&self.apt, goods.files.as_slice());
         let mirror = goods.mirror.as_ref();
         let job = packages::Job { recipe, files, mirror, pid };
-        match packages::install(self.session, job)? {
-            Asked::Complete if mirror.is_some() => return Ok("the cache"),
-            Asked::Complete => return Ok("the network"),
-            Asked::Lacking(missing) => self.do_without(&missing)?,
-        }
-        packages::install(self.session, packages::Job { mirror: None, ..job })?;
-        Ok("the network")
+        let look = self.look(60);
+        let (asked, mut facts) = packages::install(self.session, job, look)?;
+        let from = match asked {
+            Asked::Complete if mirror.is_some() => "the cache",
+            Asked::Complete => "the network",
+            Asked::Lacking(missing) => {
+                self.do_without(&missing)?;
+                let job = packages::Job { mirror: None, ..job };
+                (_, facts) = packages::install(self.session, job, look)?;
+                "the network"
+            }
+        };
+        self.last_look = facts;
+        Ok(from)
     }
 }

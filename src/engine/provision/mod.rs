@@ -78,6 +78,8 @@ pub struct Job<'a> {
     apt: Recipe,
     /// It was stopped, and this run has started it.
     has_started: bool,
+    /// What was found inside after the last change, where that was looked at with it.
+    last_look: Option<Facts>,
 }
 
 /// What is known of the running container at some moment.
@@ -101,6 +103,7 @@ pub fn run<'a>(session: &'a Session<'a>, means: &'a Means<'a>) -> ContainerRepor
         lock: None,
         apt: (*means.wish.recipe).clone(),
         has_started: false,
+        last_look: None,
     };
     let result = job.carry_out();
     job.steps.into_report(result)
@@ -139,7 +142,7 @@ impl Job<'_> {
     fn facts(&mut self) -> Result<(Outside, Option<Inside>)> {
         let outside = survey::outside(self.session, self.means.wish, None)?;
         let outside = self.obtain_images(outside)?;
-        let pid = outside.pid.filter(|_| !self.is_restarted_anyway(&outside));
+        let pid = outside.pid.filter(|_| !self.is_looked_at_later(&outside));
         let Some(pid) = pid else { return Ok((outside, None)) };
         match self.look_inside(pid, 30) {
             Ok(seen) => Ok((outside, Some(seen))),
@@ -350,7 +353,10 @@ impl Job<'_> {
             shown::sweep(job.session, seen.pid);
             let seen = match fresh {
                 Fresh::AsSeen => seen,
-                Fresh::LookAgain => job.look_inside(seen.pid, 60)?,
+                Fresh::LookAgain => match job.last_look.take() {
+                    Some(facts) => job.inside_with(seen.pid, facts)?,
+                    None => job.look_inside(seen.pid, 60)?,
+                },
             };
             job.report_foreign_drivers(&seen.facts);
             if let Some(smi) = &seen.facts.smi {

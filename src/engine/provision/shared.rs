@@ -57,13 +57,17 @@ impl Job<'_> {
         Ok(outside)
     }
 
-    /// Whether a look inside would tell nothing that a restart does not change: what can be refused
-    /// is refused by then.
-    pub(super) fn is_restarted_anyway(&self, outside: &Outside) -> bool {
+    /// Whether a look inside would tell nothing that what follows does not change: a restart, or
+    /// that it gets all its nodes. What can be refused is refused by then.
+    pub(super) fn is_looked_at_later(&self, outside: &Outside) -> bool {
+        let is_new = match outside.reach {
+            Reach::AtStart => true,
+            Reach::WhileRunning => outside.brings_every_node(self.means.wish),
+        };
         self.ways.userland == Userland::Share
             && self.apt.packages().is_empty()
             && outside.edit.changed()
-            && outside.reach == Reach::AtStart
+            && is_new
     }
 
     /// What a running container shares, and what of its own is in the way.
