@@ -288,6 +288,13 @@ fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings(
     let driver = "var/lib/nvstage/driver";
     std::fs::create_dir_all(tree.at(&format!("{driver}/580.76.05"))).unwrap();
     symlink("580.76.05/userland", tree.at(&format!("{driver}/current"))).unwrap();
+    // An image that is there and not mounted is none.
+    let said = tree.status().host.join("\n");
+    let expected = "share driver 580.76.05: its image is not mounted; hint: `nvstage refresh`";
+    assert!(said.contains(expected), "{said}");
+    assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
+    std::fs::create_dir(tree.at(&format!("{driver}/580.76.05/userland"))).unwrap();
+    assert_eq!(tree.status().host, [""; 0]);
     let text = "it gets driver 580.76.05 at its next start, the kernel module is 580.95.05; `nvstage sync`";
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     tree.runs(201, None);
@@ -334,7 +341,7 @@ fn the_line_of_a_shared_driver_counts_too() {
     let tree = Tree::new();
     tree.container(201, share);
     let driver = "var/lib/nvstage/driver";
-    std::fs::create_dir_all(tree.at(&format!("{driver}/{MODULE}"))).unwrap();
+    std::fs::create_dir_all(tree.at(&format!("{driver}/{MODULE}/userland"))).unwrap();
     symlink(format!("{MODULE}/userland"), tree.at(&format!("{driver}/current"))).unwrap();
     assert!(one(&tree.status()).drift.is_empty());
     tree.config(201, &format!("{ENTRY}\n{UVM}\n{}\n{}\n", RULES[0], RULES[1]));
@@ -476,7 +483,7 @@ fn of_every_kind() -> Tree {
         journal.last_run.as_mut().unwrap().exit = 5;
     });
     tree.container(203, share);
-    std::fs::create_dir_all(tree.at(&format!("var/lib/nvstage/driver/{MODULE}"))).unwrap();
+    std::fs::create_dir_all(tree.at(&format!("var/lib/nvstage/driver/{MODULE}/userland"))).unwrap();
     symlink(format!("{MODULE}/userland"), tree.at("var/lib/nvstage/driver/current")).unwrap();
     tree.container(204, |journal| {
         share(journal);

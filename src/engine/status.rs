@@ -126,12 +126,17 @@ impl<'a> Machine<'a> {
     /// Reads it.
     pub fn read(host: &'a Host, runtime: &'a dyn Runtime) -> Self {
         let (inventory, errors) = Inventory::read_what_answers(&host.paths);
-        let problems = errors.into_iter().map(|(_, error)| error).collect();
+        let mut problems: Vec<Error> = errors.into_iter().map(|(_, error)| error).collect();
+        let mut shared_driver = shared::current(&host.paths);
+        if let Some(version) = shared_driver.take_if(|_| !shared::is_there(&host.paths)) {
+            let what = format!("share driver {version}: its image is not mounted");
+            problems.push(Error::host(what).hint("`nvstage refresh` mounts what is there"));
+        }
         Self {
             host,
             runtime,
             inventory,
-            shared_driver: shared::current(&host.paths),
+            shared_driver,
             problems,
             running: Running::read(&host.paths).ok(),
             majors: OnceCell::new(),

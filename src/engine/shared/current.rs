@@ -39,6 +39,11 @@ pub fn current(paths: &Paths) -> Option<DriverVersion> {
     DriverVersion::parse(version).ok()
 }
 
+/// Whether it is there: without its image mounted a container that starts gets an empty directory.
+pub fn is_there(paths: &Paths) -> bool {
+    link(paths).is_dir()
+}
+
 /// Makes a version the one that containers get, from their next start on. Its image must be mounted:
 /// see [`super::obtain_driver`].
 ///

@@ -37,7 +37,7 @@ mod upkeep;
 
 pub use boot::{AtBoot, SUBJECT, build_from_cache, follow, mount_all};
 pub use cuda::{cuda_at_hand, cuda_by_id, obtain_cuda};
-pub use current::{Switched, current, switch, withdraw};
+pub use current::{Switched, current, is_there, switch, withdraw};
 pub use driver::{driver_at_hand, obtain_driver};
 pub use store::is_used;
 pub use upkeep::{Rehashed, list, prune, prune_driver, verify};
