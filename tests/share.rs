@@ -266,6 +266,31 @@ fn cuda_of_the_host_instead_of_packages_and_back() {
 }
 
 #[test]
+fn packages_that_something_else_needs_are_told_before_anything_is_touched() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[&site.distribution()]);
+    host.start(&ctid);
+    prefetched(&host, &site, &ctid);
+    let recipe = site.recipe();
+    provision(&host, &recipe, &ctid, &[]).code(0);
+    let directory = host.directory.path().to_str().unwrap();
+    support::world_script("package", &[directory, "mine", "1.0", "cuda-toolkit-12-8"]).code(0);
+    let install = format!(
+        "cat {directory}/mine_*.deb | lxc-attach -n {ctid} -- sh -c 'cat > /root/x.deb && dpkg -i /root/x.deb'"
+    );
+    host.shell(&install).code(0);
+    let (config, init) = (host.config(&ctid), host.init(&ctid));
+    for more in [&["--cuda", "share"][..], &["--method", "share", "--cuda", "share"]] {
+        let run = provision(&host, &recipe, &ctid, more).code(5);
+        run.says("something else needs them: mine").says("`--cuda apt` leaves them as they are");
+        assert_eq!((host.config(&ctid), host.init(&ctid)), (config.clone(), init));
+        let look = "dpkg -l cuda-toolkit-12-8 | grep ^ii && touch /usr/local/cuda-12.8/x";
+        host.inside(&ctid, look).code(0);
+    }
+    changes_nothing(&host, &recipe, &ctid);
+}
+
+#[test]
 fn a_stopped_container_shares_driver_and_cuda_at_once() {
     let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
     let ctid = host.container("unprivileged", &[&site.distribution()]);

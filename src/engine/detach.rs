@@ -347,8 +347,7 @@ fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
 /// # Errors
 /// Install error when something else needs them, or apt fails.
 pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> Result<Outcome> {
-    let asked = purge_phase(session, "ask", packages)?;
-    let set: Vec<String> = asked.all("package").map(str::to_owned).collect();
+    let set = removable(session, packages)?;
     let write_down = |set: &[String]| {
         journal::update_managed(&session.host.paths, session.ctid, |journal| {
             journal.packages = [set, others].concat();
@@ -367,6 +366,15 @@ pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> R
         (gone, 9..) => Outcome::Changed(format!("removed {gone} packages, and apt's files")),
         _ => Outcome::Changed(format!("removed {}, and apt's files", packages.join(" "))),
     })
+}
+
+/// What goes with these packages, themselves included: asked of the container's apt.
+///
+/// # Errors
+/// Install error when something else needs them, or apt fails.
+pub fn removable(session: &Session<'_>, packages: &[String]) -> Result<Vec<String>> {
+    let asked = purge_phase(session, "ask", packages)?;
+    Ok(asked.all("package").map(str::to_owned).collect())
 }
 
 /// One phase of the script: `ask` or `purge`.

@@ -169,6 +169,10 @@ impl Job<'_> {
             // Before anything is touched.
             self.stock_up(&plan, seen, goods)?;
         }
+        if let Some(pid) = outside.pid.filter(|_| plan.share.as_ref().is_some_and(Action::changes))
+        {
+            self.refuse_needed(pid)?;
+        }
         let (mut outside, plan) =
             self.passthrough((outside, plan), seen.as_ref(), goods.as_ref())?;
         if plan.power != Power::Keep {

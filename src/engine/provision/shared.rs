@@ -15,6 +15,9 @@ use crate::plan::{Reach, Sharing};
 use crate::recipe::{CudaMethod, Userland};
 use crate::report::{Outcome, Step};
 
+/// What to do about packages that something else needs.
+const KEEP_PACKAGES: &str = "`--cuda apt` leaves them as they are";
+
 impl Job<'_> {
     /// Obtains the images that the container is to share, as far as they can be told before it runs;
     /// returns what it is with them.
@@ -98,6 +101,19 @@ impl Job<'_> {
         Ok(tenant::instead(recipe, (&image.rest, lock), journal.as_ref()))
     }
 
+    /// Refuses, before anything is touched, a container of whose own packages something else needs
+    /// one that is in the way.
+    pub(super) fn refuse_needed(&mut self, pid: u32) -> Result<()> {
+        let (_, own) = self.sharing(pid)?;
+        if own.packages.is_empty() {
+            return Ok(());
+        }
+        match detach::removable(self.session, &own.packages) {
+            Ok(_) => Ok(()),
+            Err(error) => self.step(Step::Share, |_| Err(error.hint(KEEP_PACKAGES))),
+        }
+    }
+
     /// Gives the running container what it shares, and takes away what it shares no more. Returns
     /// how it is then, where it was looked at anew.
     pub(super) fn share(&mut self, pid: u32) -> Result<Option<Inside>> {
@@ -159,7 +175,7 @@ impl Job<'_> {
             let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
             let others: Vec<String> = others.filter(|name| !instead.contains(name)).collect();
             detach::purge(session, &own.packages, &others)
-                .map_err(|error| error.hint("`--cuda apt` leaves them as they are"))?;
+                .map_err(|error| error.hint(KEEP_PACKAGES))?;
         }
         // Those that a purge which was cut short has removed are forgotten too.
         self.note(|journal| journal.packages.retain(|name| !instead.contains(name)))
