@@ -243,13 +243,13 @@ fn a_template_loses_its_lines_and_nothing_else_can_be_done_with_it() {
     assert_eq!(scene.config(), template(&before));
 }
 
-/// Kills a run that takes out the lines of a running container while it stops it.
-fn killed_while_stopping(scene: &Scene) {
+/// Kills a run that changes the lines of a running container while it stops it.
+fn killed_while_stopping(scene: &Scene, arguments: &[&str]) {
     scene.host.fault("stop-hangs", true);
     // Of the restart before.
     scene.host.pct_calls();
     let mut command = scene.host.nvstage();
-    command.args(["detach", &scene.ctid]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let lock = format!("/run/lock/lxc/pve-config-{}.lock", scene.ctid);
     let mut is_asked = false;
@@ -270,7 +270,7 @@ fn a_run_that_was_killed_before_the_restart_is_finished_by_the_next_one() {
     let before = scene.config();
     scene.provision(MOUNT);
     let init = scene.init();
-    killed_while_stopping(&scene);
+    killed_while_stopping(&scene, &["detach", &scene.ctid]);
     assert_eq!(scene.init(), init, "it was stopped");
     assert!(scene.inside(NODES).contains("/dev/nvidia0\n"));
 
@@ -285,7 +285,7 @@ fn a_container_that_a_killed_run_has_stopped_is_started_by_the_next_one() {
     let scene = Scene::running(Kind::Pct, "privileged");
     let before = scene.config();
     scene.provision(MOUNT);
-    killed_while_stopping(&scene);
+    killed_while_stopping(&scene, &["detach", &scene.ctid]);
     scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid)).code(0);
 
     scene.detach(&[]).code(0).shows("no line of nvstage's is there").shows("started");
@@ -295,6 +295,27 @@ fn a_container_that_a_killed_run_has_stopped_is_started_by_the_next_one() {
     scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
     scene.detach(&[]).code(0).shows("power unchanged");
     assert_eq!(scene.init(), 0);
+}
+
+#[test]
+fn a_container_that_was_stopped_by_one_killed_run_and_left_so_by_another_is_started() {
+    let scene = Scene::running(Kind::Pct, "unprivileged");
+    let before = scene.config();
+    let recipe = scene.site.driver_only();
+    let provision = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe];
+    killed_while_stopping(&scene, &provision);
+    scene.host.shell(&format!("lxc-stop -k -n {}", scene.ctid)).code(0);
+    let provisioned = scene.config();
+    let mut command = scene.host.nvstage();
+    command.args(["detach", &scene.ctid]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    eventually("the lines are out", Duration::from_secs(20), || scene.config() != provisioned);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(scene.init(), 0);
+    scene.detach(&[]).code(0).shows("started");
+    assert_same(&scene.config(), &before);
+    assert_ne!(scene.init(), 0);
 }
 
 #[test]
@@ -499,13 +520,18 @@ fn kill_purge(scene: &Scene, seconds: u32) {
     let mut command = scene.host.nvstage();
     command.args(["detach", &scene.ctid, "--purge"]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
+    eventually_sleeps(scene, seconds);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Waits until the script has begun to sleep.
+fn eventually_sleeps(scene: &Scene, seconds: u32) {
     eventually("the script sleeps", Duration::from_secs(60), || {
         let look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
         let processes = scene.host.inside(&scene.ctid, look).stdout;
         processes.contains(&format!("sleep {seconds}.5"))
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 /// What a container had before it was provisioned.
@@ -586,6 +612,27 @@ fn a_container_that_a_killed_purge_has_started_is_stopped_again_by_the_next_one(
     had.is_left(&scene);
     scene.detach(&[]).code(0);
     assert_ne!(scene.init(), 0);
+}
+
+#[test]
+fn a_stopped_container_is_stopped_again_also_when_its_purge_is_interrupted() {
+    let scene = Scene::running(Kind::Pct, "privileged");
+    scene.provision_with(&scene.site.recipe(), &[]);
+    slow_down(&scene, "cuda-nvcc-12-8", "prerm", 2);
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
+    let mut command = scene.host.nvstage();
+    command.args(["detach", &scene.ctid, "--purge"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    eventually_sleeps(&scene, 2);
+    let interrupted = format!("kill -INT {}", child.id());
+    assert!(
+        std::process::Command::new("sh").args(["-c", &interrupted]).status().unwrap().success()
+    );
+    let run = Run::from(child.wait_with_output().unwrap()).code(1);
+    run.says("restore: changed: stopped again").says("interrupted by a signal");
+    assert_eq!(scene.init(), 0);
+    scene.detach(&["--purge"]).code(0);
+    assert_eq!(scene.init(), 0);
 }
 
 #[test]

@@ -289,9 +289,8 @@ fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings(
     std::fs::create_dir_all(tree.at(&format!("{driver}/580.76.05"))).unwrap();
     symlink("580.76.05/userland", tree.at(&format!("{driver}/current"))).unwrap();
     // An image that is there and not mounted is none.
-    let said = tree.status().host.join("\n");
-    let expected = "share driver 580.76.05: its image is not mounted; hint: `nvstage refresh`";
-    assert!(said.contains(expected), "{said}");
+    let expected = "the image of the shared driver 580.76.05 is not mounted; `nvstage refresh`";
+    assert_eq!(tree.status().host, [expected]);
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     std::fs::create_dir(tree.at(&format!("{driver}/580.76.05/userland"))).unwrap();
     assert_eq!(tree.status().host, [""; 0]);

@@ -143,19 +143,15 @@ compare() {
 adopt() {
   [ -n "$read" ] || return 0
   # The clock of its file system tells of any change since.
-  now="
-$(cd "$mirror" && printf '%s\n' "$read" | sed -n 's/.* //p' | xargs stat -c '%s %.9Y %.9Z %n' 2>/dev/null)
-"
-  printf '%s\n' "$uris" | sed -n "s/^'.*' \([^ ]*\) [0-9]* SHA256:\([0-9a-f]*\)\$/\1 \2/p" |
-    while read -r file digest; do
-      line=${read#*"$digest "}
-      [ "$line" != "$read" ] || continue
-      line=${line%%"
-"*}
-      case $now in *"
-$line
-"*) ln -s "$mirror/${line##* }" "$archives/$file" ;; esac
-    done
+  {
+    (cd "$mirror" && printf '%s\n' "$read" | sed -n 's/.* //p' | xargs stat -c 'now %s %.9Y %.9Z %n') 2>/dev/null
+    printf '%s\n' "$read" | sed 's/^/read /'
+    printf '%s\n' "$uris" | sed -n "s/^'.*' \([^ ]*\) [0-9]* SHA256:\([0-9a-f]*\)\$/wanted \2 \1/p"
+  } | awk '
+    $1 == "now" { same[$2, $3, $4, $5] }
+    $1 == "read" && ($3, $4, $5, $6) in same { path[$2] = $6 }
+    $1 == "wanted" && $2 in path { print path[$2], $3 }' |
+    while read -r path file; do ln -s "$mirror/$path" "$archives/$file"; done
 }
 
 # A dpkg that was cut short between two packages leaves one without what it depends on, and apt

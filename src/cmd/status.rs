@@ -64,6 +64,11 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Status> {
     if module.is_none() && host.is_empty() && containers.iter().any(has_driver) {
         host.push("no kernel module of NVIDIA is loaded: no container can use a GPU".to_owned());
     }
+    if let Some(version) = &machine.unmounted_driver {
+        host.push(format!(
+            "the image of the shared driver {version} is not mounted; `nvstage refresh`"
+        ));
+    }
     let drifts = !host.is_empty() || containers.iter().any(|status| !status.drift.is_empty());
     let differs = if arguments.check && drifts { ExitCode::Differs } else { ExitCode::Done };
     let exit = ExitCode::combine(missing.iter().map(Error::code).chain([differs]));

@@ -80,21 +80,13 @@ impl Work<'_> {
         let mut result = Ok(());
         let mut is_to_stop = before == Before::StartedByUs;
         if removal > Removal::Devices {
-            let pid = match pid {
-                Some(pid) => pid,
-                None => self.start(before)?,
-            };
             is_to_stop |= before == Before::Stopped;
-            result = self.inside(removal, journal.as_ref(), pid);
+            let pid = pid.map_or_else(|| self.start(before), Ok);
+            result = pid.and_then(|pid| self.inside(removal, journal.as_ref(), pid));
         }
         if is_to_stop {
             // Whatever happened, it goes back to what it was; the first error counts.
-            let stopped = self.steps.step(Step::Restore, || {
-                session.stop_regardless()?;
-                before::forget(session)?;
-                Ok((Outcome::Changed("stopped again".to_owned()), ()))
-            });
-            result = result.and(stopped);
+            result = result.and(self.stop_again());
         }
         result?;
         let taken = self.lines(removal)?;
@@ -114,6 +106,18 @@ impl Work<'_> {
             }
             Ok((Outcome::Changed("started".to_owned()), pid))
         })
+    }
+
+    /// Stops a container that was stopped, also when this run was asked to stop.
+    fn stop_again(&mut self) -> Result<()> {
+        let session = self.session;
+        if session.init_process()?.is_some() {
+            let began = self.steps.begin(Step::Restore);
+            let stopped = session.stop_regardless();
+            let outcome = stopped.map(|()| (Outcome::Changed("stopped again".to_owned()), ()));
+            self.steps.finish(Step::Restore, outcome, began)?;
+        }
+        before::forget(session)
     }
 
     /// Removes what was installed inside.
@@ -219,14 +223,16 @@ fn take_out(session: &Session<'_>, removal: Removal) -> Result<(Outcome, Taken)>
         let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
         let mut after = before.clone();
         after.state = State::Detached;
-        after.was = None;
         // What was put in stays known: a rollback to a snapshot brings it back.
         after.lines.retain(|line| line.text.is_some());
         let is_owed = before.state == State::Attached;
         let nodes = if is_owed { before.nodes.clone() } else { Vec::new() };
         let changed = edit.changed();
         let taken = |edit| {
-            let after = (known.is_some() || changed).then_some(after.clone());
+            // What it was is known until it is that again.
+            let mut after = after.clone();
+            after.was = None;
+            let after = (known.is_some() || changed).then_some(after);
             Taken { edit, own: own.clone(), nodes, after }
         };
         if !changed {

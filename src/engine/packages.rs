@@ -17,6 +17,10 @@ use crate::runtime::{Inside, Ran, Session};
 /// The whole toolkit is some gigabytes over a network of unknown speed.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
+/// Bytes of the longest argument that is sure to be taken: the kernel takes 128 KiB
+/// (`MAX_ARG_STRLEN`).
+const LONGEST: usize = 100 * 1024;
+
 /// The script, and after it the look at the container.
 const INSTALL_AND_LOOK: &str = concat!(
     include_str!("../prelude.sh"),
@@ -131,7 +135,10 @@ fn arguments(job: Job<'_>, what: &str) -> Vec<String> {
     }
     arguments.push(job.recipe.denied_packages().join(" "));
     arguments.push(job.recipe.allowed_packages().join(" "));
-    arguments.push(job.mirror.map_or(String::new(), |mirror| mirror.read.clone()));
+    let read = job.mirror.map_or("", |mirror| mirror.read.as_str());
+    // Only to install; where it is too long for an argument apt reads the packages itself.
+    let is_for_it = what == "install" && read.len() <= LONGEST;
+    arguments.push(if is_for_it { read.to_owned() } else { String::new() });
     match job.mirror {
         Some(mirror) => arguments.extend(mirror.wanted(job.recipe.packages())),
         None => arguments.extend(job.recipe.packages().iter().cloned()),

@@ -110,6 +110,8 @@ pub struct Machine<'a> {
     pub inventory: Inventory,
     /// The version that containers get which share the host's driver.
     pub shared_driver: Option<DriverVersion>,
+    /// The one that they would get if its image were mounted.
+    pub unmounted_driver: Option<DriverVersion>,
     /// What of the host could not be read; the rest is told all the same.
     pub problems: Vec<Error>,
     running: Option<Running>,
@@ -126,17 +128,15 @@ impl<'a> Machine<'a> {
     /// Reads it.
     pub fn read(host: &'a Host, runtime: &'a dyn Runtime) -> Self {
         let (inventory, errors) = Inventory::read_what_answers(&host.paths);
-        let mut problems: Vec<Error> = errors.into_iter().map(|(_, error)| error).collect();
+        let problems = errors.into_iter().map(|(_, error)| error).collect();
         let mut shared_driver = shared::current(&host.paths);
-        if let Some(version) = shared_driver.take_if(|_| !shared::is_there(&host.paths)) {
-            let what = format!("share driver {version}: its image is not mounted");
-            problems.push(Error::host(what).hint("`nvstage refresh` mounts what is there"));
-        }
+        let unmounted_driver = shared_driver.take_if(|_| !shared::is_there(&host.paths));
         Self {
             host,
             runtime,
             inventory,
             shared_driver,
+            unmounted_driver,
             problems,
             running: Running::read(&host.paths).ok(),
             majors: OnceCell::new(),

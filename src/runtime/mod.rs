@@ -348,8 +348,12 @@ impl Session<'_> {
                 // The command was ended, or complains of something else than the start.
                 _ => Starter::Us,
             };
-            if let Some(pid) = self.seen_running(began, by)? {
-                return Ok(Started { pid, by });
+            match self.seen_running(by)? {
+                Some(pid) => return Ok(Started { pid, by }),
+                None if began.elapsed() >= STATE_LIMIT => {
+                    return Err(self.state_error("start", &finished));
+                }
+                None => {}
             }
         }
     }
@@ -357,10 +361,10 @@ impl Session<'_> {
     /// The first process of a container that was started; `None` when the one that was said to run
     /// already has come to its end instead. Proxmox VE calls one "running" as long as its monitor
     /// listens, which it does until the post-stop hook is done (`PVE::LXC::check_running`).
-    fn seen_running(&self, began: Instant, by: Starter) -> Result<Option<u32>> {
+    fn seen_running(&self, by: Starter) -> Result<Option<u32>> {
         let mut rhythm = Rhythm::new();
         // A container under high availability is started by somebody else, later.
-        while began.elapsed() < STATE_LIMIT {
+        while rhythm.began.elapsed() < STATE_LIMIT {
             // In this order: what ends in between is seen to have ended.
             let listens = Running::read(&self.host.paths).map_or(true, |all| all.has(self.ctid));
             if let Some(pid) = self.init_process()? {

@@ -63,9 +63,11 @@ impl Job<'_> {
     /// Whether a look inside would tell nothing that what follows does not change: a restart, or
     /// that it gets all its nodes. What can be refused is refused by then.
     pub(super) fn is_looked_at_later(&self, outside: &Outside) -> bool {
+        // One that a run which was killed has begun to stop may be going down.
+        let is_over = outside.before.as_ref().is_none_or(|journal| journal.was.is_none());
         let is_new = match outside.reach {
             Reach::AtStart => true,
-            Reach::WhileRunning => outside.brings_every_node(self.means.wish),
+            Reach::WhileRunning => is_over && outside.brings_every_node(self.means.wish),
         };
         self.ways.userland == Userland::Share
             && self.apt.packages().is_empty()
@@ -101,8 +103,8 @@ impl Job<'_> {
         Ok(tenant::instead(recipe, (&image.rest, lock), journal.as_ref()))
     }
 
-    /// Refuses, before anything is touched, a container of whose own packages something else needs
-    /// one that is in the way.
+    /// Refuses a container of whose own packages something else needs one that is in the way. A dpkg
+    /// that was cut short is finished for that; nothing else is touched yet.
     pub(super) fn refuse_needed(&mut self, pid: u32) -> Result<()> {
         let (_, own) = self.sharing(pid)?;
         if own.packages.is_empty() {
