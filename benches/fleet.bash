@@ -227,7 +227,7 @@ measure_growth() {
         provision_fleet "growth-shared-$number" bench-cuda --method share --cuda share --offline
         remove_fleet
     done
-    for number in 1 2 4 8 16; do
+    for number in 1 2 4 8 16 32; do
         say "growth, $number with a driver each"
         fresh_fleet "$number"
         provision_fleet "growth-driver-$number" bench-driver

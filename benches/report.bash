@@ -148,7 +148,7 @@ $(goal 1.1 "$(fraction upgrade-shared upgrade-restart)" 'host upgrade, 8 contain
 $(goal 0.3 "$(fraction upgrade-driver container-seed 8)" 'host upgrade, 8 containers, `sync`, installer' '0.3' "$(seconds upgrade-driver)")
 $(goal 1.05 "$(per_container unchanged)" 'growth, nothing to do: one of 32 against one alone' 'linear' "$(spread unchanged)")
 $(goal 1.05 "$(per_container growth-shared)" 'growth, share: one of 32 against one alone' 'linear' "$(spread growth-shared)")
-$(goal 1.05 "$(per_container growth-driver)" 'growth, installer: one of 16 against one alone' 'linear' "$(spread growth-driver)")
+$(goal 1.05 "$(per_container growth-driver)" 'growth, installer: one of 32 against one alone' 'linear' "$(spread growth-driver)")
 $(goal 64 "$(most_memory)" 'resident memory, throughout' '64 MiB' "$(most_memory) MiB")
 
 Calls of \`pct\` for each container: installer, driver only $(counts fleet-driver-calls), with packages $(counts fleet-packages-calls),

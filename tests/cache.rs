@@ -424,6 +424,21 @@ fn prune_removes_what_no_lock_reaches() {
     );
 }
 
+/// Images lie beside the cache, and are judged by other files.
+#[test]
+fn what_prune_has_removed_is_told_also_where_it_fails_then() {
+    let scene = Scene::with_driver();
+    scene.host.load_module("580.95.05");
+    scene.host.run(&["prefetch", "--recipe", &scene.site.driver_only()]).code(0);
+    let images = "mkdir -p /var/lib/nvstage/cuda /var/lib/nvstage/containers && \
+        : > /var/lib/nvstage/cuda/12.8-0123456789ab.squashfs && \
+        echo broken > /var/lib/nvstage/containers/999.json";
+    scene.host.shell(images).code(0);
+    let run = scene.cache(&["prune"]).code(4).says("nobody knows what is needed");
+    run.says("before that 4 things were removed from the cache");
+    assert_eq!(scene.shell("ls trees-v1 | wc -l"), "1\n");
+}
+
 #[test]
 fn a_lock_that_cannot_be_read_stops_prune() {
     let scene = Scene::with_driver();

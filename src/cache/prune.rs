@@ -63,6 +63,19 @@ impl Pruned {
     }
 }
 
+impl Pruned {
+    /// An error that comes after it, with what was removed until then.
+    pub fn told(&self, error: Error) -> Error {
+        match (self.mode, self.removed.len()) {
+            (Prune::Rehearse, _) | (_, 0) => error,
+            (Prune::Remove, 1) => error.because("before that one thing was removed from the cache"),
+            (Prune::Remove, count) => {
+                error.because(format!("before that {count} things were removed from the cache"))
+            }
+        }
+    }
+}
+
 impl ExclusiveCache {
     /// Removes what no lock reaches: files with their records, unpacked installers, partial
     /// mirrors, partial downloads, and what killed runs left. It may be stopped at any point: what

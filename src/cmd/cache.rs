@@ -127,7 +127,11 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Answer> {
                     let images = shared::prune_driver(host, &version, mode)?;
                     (Pruned::nothing(directory, mode), images)
                 }
-                None => (cache.prune(mode)?, shared::prune(host, mode)?),
+                None => {
+                    let pruned = cache.prune(mode)?;
+                    let images = shared::prune(host, mode).map_err(|error| pruned.told(error))?;
+                    (pruned, images)
+                }
             };
             pruned.add(images);
             Answer::Pruned(pruned)
