@@ -115,8 +115,12 @@ measure_fleet() {
     local round
     baseline
     fleet_from_nothing
+    # In turns: machines that share their cores with others are not equally fast all the time.
+    say 'fleet, the copied sequence'
+    container_by_seed
     say 'fleet, dpkg alone'
     floor
+    container_by_seed
     for round in $(seq "$fleets"); do
         say "fleet, round $round of $fleets"
         fresh_fleet 8
@@ -253,12 +257,14 @@ measure_upgrade() {
     baseline
     fill_shared
     build_next
-    for round in $(seq "$fleets"); do
-        say "upgrade, round $round of $fleets"
+    for round in $(seq "$((fleets + 2))"); do
+        say "upgrade, round $round of $((fleets + 2))"
         upgrade shared bench-cuda --method share --cuda share --offline
         fresh_fleet 8
         timed upgrade-restart each restart_one "${fleet[@]}"
         remove_fleet
+    done
+    for round in $(seq "$fleets"); do
         upgrade driver bench-driver
     done
 }

@@ -10,7 +10,7 @@ report() {
 Written by \`make bench\` (\`DOWNLOADS=$downloads ROUNDS=$rounds FLEETS=$fleets\`), which takes everything on one machine in
 one run. Files come over loopback from a small HTTP server, the same for all; the competitors take turns; what was written is
 on disk before the next sample begins. A time is the median of $downloads samples (downloads, packages, \`cache verify\`), of
-$fleets (many containers; one where no span is given) or of $rounds or more (the others), with the least and the greatest in
+$fleets or more (many containers; one where no span is given) or of $rounds or more (the others), with the least and the greatest in
 brackets. \`pct\` is the test world's, and burns the 0.45 s of processor time a call that Proxmox VE's own needs.
 
 Machine: $(machine)
