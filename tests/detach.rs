@@ -81,18 +81,6 @@ impl Scene {
         let path = format!("/var/lib/nvstage/containers/{}.json", self.ctid);
         std::fs::read_to_string(self.host.path(&path)).unwrap_or_default()
     }
-
-    /// A package of the user's own, installed inside.
-    #[track_caller]
-    fn install_package(&self, name: &str, depends: &str) {
-        let directory = self.host.directory.path().to_str().unwrap();
-        support::world_script("package", &[directory, name, "1.0", depends]).code(0);
-        let script = format!(
-            "for deb in {directory}/{name}_*.deb; do cat $deb; done | lxc-attach -n {} -- sh -c 'cat > /root/x.deb && dpkg -i /root/x.deb'",
-            self.ctid
-        );
-        self.host.shell(&script).code(0);
-    }
 }
 
 /// Gives the live section two lines as the replaced script wrote them, and one of the user's; on
@@ -491,7 +479,7 @@ fn purge_removes_what_came_with_provision_and_nothing_that_was_there_before() {
 fn packages_that_something_else_needs_are_not_purged() {
     let scene = Scene::running(Kind::Pct, "privileged");
     scene.provision_with(&scene.site.recipe(), MOUNT);
-    scene.install_package("mine", "cuda-toolkit-12-8");
+    scene.host.install_package(&scene.ctid, "mine", "cuda-toolkit-12-8");
     let (config, packages) = (scene.config(), scene.inside(PACKAGES));
     let run = scene.detach(&["--purge"]).code(5);
     run.says("something else needs them: mine").says("`--uninstall` without `--purge`");
@@ -500,7 +488,7 @@ fn packages_that_something_else_needs_are_not_purged() {
 
     // What came along with them is needed by another one: it stays, and the rest goes.
     scene.inside("dpkg --purge mine");
-    scene.install_package("other", "cuda-cudart-12-8");
+    scene.host.install_package(&scene.ctid, "other", "cuda-cudart-12-8");
     scene.detach(&["--purge"]).code(0);
     let left = scene.inside(&format!("{PACKAGES} | grep -e ^cuda -e ^nvtop -e ^libcublas; true"));
     assert_eq!(left, "cuda-cudart-12-8 12.8.90-1 ii \n");
@@ -644,7 +632,7 @@ fn what_came_along_and_is_needed_since_a_purge_failed_stays() {
     scene.detach(&["--purge"]).code(5).says("`apt-get purge` failed");
     assert!(scene.journal().contains("cuda-cudart-12-8"), "{}", scene.journal());
     scene.inside(&format!("rm {hook}"));
-    scene.install_package("other", "cuda-cudart-12-8");
+    scene.host.install_package(&scene.ctid, "other", "cuda-cudart-12-8");
     scene.detach(&["--purge"]).code(0);
     let left = scene.inside(&format!("{PACKAGES} | grep -e ^cuda -e ^nvtop -e ^libcublas; true"));
     assert_eq!(left, "cuda-cudart-12-8 12.8.90-1 ii \n");

@@ -234,17 +234,23 @@ fn prefetched(host: &Host, site: &Site, ctid: &str) {
     host.run(&["prefetch", "--recipe", &site.recipe(), "--for", ctid]).code(0);
 }
 
+/// A running container with a driver and packages of its own.
+fn with_packages() -> (Host, Site, String) {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("privileged", &[&site.distribution()]);
+    host.start(&ctid);
+    prefetched(&host, &site, &ctid);
+    provision(&host, &site.recipe(), &ctid, &[]).code(0);
+    (host, site, ctid)
+}
+
 const COMPILER: &str =
     "/usr/local/cuda/bin/nvcc --version | grep V12.8 && readlink /usr/local/cuda";
 
 #[test]
 fn cuda_of_the_host_instead_of_packages_and_back() {
-    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
-    let ctid = host.container("privileged", &[&site.distribution()]);
-    host.start(&ctid);
-    prefetched(&host, &site, &ctid);
+    let (host, site, ctid) = with_packages();
     let recipe = site.recipe();
-    provision(&host, &recipe, &ctid, &[]).code(0);
     let init = host.init(&ctid);
 
     let run = provision(&host, &recipe, &ctid, &["--cuda", "share"]).code(0);
@@ -267,18 +273,9 @@ fn cuda_of_the_host_instead_of_packages_and_back() {
 
 #[test]
 fn packages_that_something_else_needs_are_told_before_anything_is_touched() {
-    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
-    let ctid = host.container("privileged", &[&site.distribution()]);
-    host.start(&ctid);
-    prefetched(&host, &site, &ctid);
+    let (host, site, ctid) = with_packages();
     let recipe = site.recipe();
-    provision(&host, &recipe, &ctid, &[]).code(0);
-    let directory = host.directory.path().to_str().unwrap();
-    support::world_script("package", &[directory, "mine", "1.0", "cuda-toolkit-12-8"]).code(0);
-    let install = format!(
-        "cat {directory}/mine_*.deb | lxc-attach -n {ctid} -- sh -c 'cat > /root/x.deb && dpkg -i /root/x.deb'"
-    );
-    host.shell(&install).code(0);
+    host.install_package(&ctid, "mine", "cuda-toolkit-12-8");
     let (config, init) = (host.config(&ctid), host.init(&ctid));
     for more in [&["--cuda", "share"][..], &["--method", "share", "--cuda", "share"]] {
         let run = provision(&host, &recipe, &ctid, more).code(5);

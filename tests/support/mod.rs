@@ -334,6 +334,17 @@ impl Host {
         eventually("the lock is free", Duration::from_secs(10), || self.shell(&kill).code == 0);
     }
 
+    /// A package of the user's own, installed inside.
+    #[track_caller]
+    pub fn install_package(&self, ctid: &str, name: &str, depends: &str) {
+        let directory = self.directory.path().to_str().unwrap();
+        world_script("package", &[directory, name, "1.0", depends]).code(0);
+        let script = format!(
+            "for deb in {directory}/{name}_*.deb; do cat $deb; done | lxc-attach -n {ctid} -- sh -c 'cat > /root/x.deb && dpkg -i /root/x.deb'"
+        );
+        self.shell(&script).code(0);
+    }
+
     /// Plants a fault in the `pct` front, or takes it away.
     pub fn fault(&self, name: &str, planted: bool) {
         let path = self.path(&format!("/run/pct-front/{name}"));
