@@ -8,7 +8,11 @@
 //! The rules are those of `PVE::LXC::Config::parse_pct_config` (pve-container,
 //! `src/PVE/LXC/Config.pm`) and of `lxc.container.conf(5)`.
 
+mod pending;
+
 use std::borrow::Cow;
+
+pub use self::pending::PendingChange;
 
 /// Whose rules a configuration file follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct LxcConfig {
     lines: Vec<Vec<u8>>,
     /// How many of them are the live section.
     live: usize,
+    /// The numbers of the lines of the live section, where they are not those of these lines.
+    numbers: Option<Vec<usize>>,
 }
 
 /// One line of the live section.
@@ -119,7 +125,7 @@ impl LxcConfig {
             Dialect::Lxc => None,
         };
         let live = header.unwrap_or(lines.len());
-        Self { dialect, lines, live }
+        Self { dialect, lines, live, numbers: None }
     }
 
     /// The file again; unless it was edited, exactly the bytes that were parsed.
@@ -137,7 +143,8 @@ impl LxcConfig {
         self.lines[..self.live].iter().enumerate().map(|(index, bytes)| {
             let text = String::from_utf8_lossy(without_ending(bytes));
             let kind = LineKind::of(&text, self.dialect);
-            Line { number: index + 1, text, kind }
+            let number = self.numbers.as_ref().and_then(|numbers| numbers.get(index).copied());
+            Line { number: number.unwrap_or(index + 1), text, kind }
         })
     }
 
