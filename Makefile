@@ -5,15 +5,15 @@
 # make bench  the figures of docs/measurements.md
 
 SHELL := /bin/bash
-CARGO := cargo
 WORLD := tests/world
+# Looked up when it is first needed, after `tools`.
+CARGO = $(shell $(WORLD)/toolchain)
 
 .PHONY: tools build demo test fuzz check bench clean
 
-# What compiling needs beside a Rust toolchain.
+# What compiling needs: a cargo as new as `rust-version`, by Debian's packages where there is none.
 tools:
-	@command -v $(CARGO) >/dev/null || { echo "a Rust toolchain, 1.95 or newer, is needed"; exit 1; }
-	@command -v cc >/dev/null || { apt-get update && apt-get install -y gcc libc6-dev; }
+	@$(WORLD)/toolchain --install >/dev/null
 
 build: tools
 	$(CARGO) build --release --locked
