@@ -88,6 +88,7 @@ enum Kind {
     Failure,
     Interrupted,
     Offline(Box<Url>),
+    Missing,
     Strangers,
 }
 
@@ -201,6 +202,18 @@ impl Error {
         let inner = std::mem::replace(&mut self.what, what.into());
         self.causes.insert(0, format!("failed to {inner}"));
         self
+    }
+
+    /// The same, marked as about a file that no URL has.
+    #[must_use]
+    pub fn of_missing(mut self) -> Self {
+        self.kind = Kind::Missing;
+        self
+    }
+
+    /// Whether it stands for a file that no URL has.
+    pub fn is_of_missing(&self) -> bool {
+        self.kind == Kind::Missing
     }
 
     /// The URL that an offline run would have needed.

@@ -545,7 +545,7 @@ fn a_directory_that_was_changed() {
         fs::write(&blob, &bytes).unwrap();
     };
     with(&|| fs::remove_file(&blob).unwrap(), "is missing", &restore);
-    with(&|| fs::write(&blob, &bytes[1..]).unwrap(), "has not the", &restore);
+    with(&|| fs::write(&blob, &bytes[1..]).unwrap(), "bytes, in its table", &restore);
     let mut changed = bytes.clone();
     changed[7] ^= 4;
     with(&|| fs::write(&blob, &changed).unwrap(), "is damaged", &restore);

@@ -68,6 +68,22 @@ impl Patient {
         assert_eq!(self.findings(), [(check.to_owned(), severity.to_owned())]);
     }
 
+    /// What `provision`, `verify` and `doctor` say of a second driver.
+    fn second_driver(&self) -> [Option<String>; 3] {
+        let recipe = self.site.driver_only();
+        let of = |verb: &str| {
+            let mut arguments = vec!["--json", verb, &self.ctid];
+            if verb != "doctor" {
+                arguments.extend(["--gpus", "0", "--recipe", &recipe]);
+            }
+            let run = self.host.run(&arguments);
+            let said = format!("{}{}", run.stderr, run.stdout);
+            let (_, names) = said.split_once("a second driver comes from ")?;
+            Some(names.split([':', '"']).next().unwrap().to_owned())
+        };
+        ["provision", "verify", "doctor"].map(of)
+    }
+
     fn inside(&self, script: &str) {
         self.host.inside(&self.ctid, script).code(0);
     }
@@ -102,6 +118,37 @@ fn is_healthy(kind: Kind, privilege: &str) {
 #[test]
 fn a_healthy_privileged_container_has_no_findings() {
     is_healthy(Kind::Pct, "privileged");
+}
+
+/// A driver is told by the files that a package owns, in dpkg's own records: names tell nothing.
+#[test]
+fn packages_that_bring_a_second_driver_are_told_in_one_voice() {
+    let patient = Patient::new(Kind::Pct, "unprivileged");
+    let (host, ctid) = (&patient.host, patient.ctid.as_str());
+    let cuda = "/usr/local/cuda-12.8/targets/x86_64-linux/lib";
+    let (stub, nvml) =
+        (format!("{cuda}/stubs/libcuda.so"), format!("{cuda}/stubs/libnvidia-ml.so"));
+    let development = format!("{LIBRARIES}/libnvidia-ml.so");
+    for (name, paths) in [
+        ("nvidia-cuda-toolkit", vec!["/usr/bin/nvcc"]),
+        ("libnvidia-ml-dev", vec!["/usr/include/nvml.h", &development]),
+        ("nvidia-settings", vec!["/usr/bin/nvidia-settings"]),
+        ("nvidia-support", vec!["/usr/share/bug/nvidia-support/script"]),
+        ("cuda-compat-12-8", vec!["/usr/local/cuda-12.8/compat/libcuda.so.1"]),
+        ("cuda-driver-dev-12-8", vec![&stub, &nvml]),
+        ("linux-image-standin", vec!["/lib/modules/6.1.0/kernel/drivers/video/nvidiafb.ko"]),
+    ] {
+        host.install_package_with(ctid, (name, ""), &paths);
+    }
+    assert_eq!(patient.second_driver(), [None, None, None]);
+    let library = "/usr/lib/x86_64-linux-gnu/nvidia/current/libcuda.so.535.261.03";
+    host.install_package_with(ctid, ("libcuda1", ""), &[library]);
+    let dkms = "/usr/src/nvidia-current-535.261.03/dkms.conf";
+    host.install_package_with(ctid, ("nvidia-kernel-dkms", ""), &[dkms]);
+    let said = Some("libcuda1 1.0, nvidia-kernel-dkms 1.0".to_owned());
+    assert_eq!(patient.second_driver(), [said.clone(), said.clone(), said]);
+    patient.inside("apt-get -y purge libcuda1 nvidia-kernel-dkms");
+    assert_eq!(patient.second_driver(), [None, None, None]);
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn a_web_page_is_refused_at_once() {
 #[test]
 fn more_bytes_than_pinned_are_refused() {
     let (result, ranges, world) = obtain_with(&[Fault::Longer(10_000_000)]);
-    assert!(failure(result).contains("more than 3000000 bytes"));
+    assert!(failure(result).contains("bytes or more, wanted are 3000000"));
     assert_eq!(ranges.len(), 1);
     world.assert_nothing_kept();
 }
@@ -214,7 +214,7 @@ fn more_bytes_than_pinned_are_refused() {
 #[test]
 fn another_announced_size_is_refused_before_the_body() {
     let (result, _, world) = obtain_with(&[Fault::AnnounceMore(1)]);
-    assert!(failure(result).contains("announces 3000001 bytes"));
+    assert!(failure(result).contains("the file has 3000001 bytes, wanted are 3000000"));
     world.assert_nothing_kept();
 }
 

@@ -80,8 +80,8 @@ fn what_is_not_the_pinned_file_never_stays() {
     for (fault, says) in [
         (Fault::Status(404), "404"),
         (Fault::WebPage, "web page"),
-        (Fault::Longer(1000), "it sends more than"),
-        (Fault::AnnounceMore(1000), "bytes"),
+        (Fault::Longer(1000), "bytes or more, wanted are"),
+        (Fault::AnnounceMore(1000), "bytes, wanted are"),
     ] {
         site.server.faults(PATH, vec![fault.clone(); 5]);
         let run = prefetch().code(5);

@@ -93,6 +93,8 @@ fn many_containers_have_a_row_each_and_steps_where_something_is_wrong() {
  203        driver       failed     1.2 s  install driver 580.76.05: no space
                                            is left in
                                            `/usr/lib/x86_64-linux-gnu`
+                                           caused by: it has 0 B free
+                                           hint: enlarge it
  204        driver       changed    1.2 s  installed
  204        checks       warning    1.2 s  nodes not checkable here: no driver
                                            answers
@@ -125,6 +127,8 @@ fn forty_columns_are_enough_for_many_containers() {
 203 driver: failed: install driver
   580.76.05: no space is left in
   `/usr/lib/x86_64-linux-gnu` (1.2 s)
+  caused by: it has 0 B free
+  hint: enlarge it
 204 driver: changed: installed (1.2 s)
 204 checks: warning: nodes not checkable
   here: no driver answers (1.2 s)
@@ -169,10 +173,25 @@ fn verify_says_which_containers_differ() {
     for line in [
         "\n 202        differs    1.2 s  failed to find it as it should be: nodes",
         "\n202: differs, exit code 10, log ",
+        "\n  failed to find it as it should be: nodes\n",
         "\n2 containers: 1 unchanged, 1 differs, exit code 10\n",
     ] {
         assert!(text.contains(line), "{line:?}\n{text}");
     }
+}
+
+#[test]
+fn a_failure_outside_of_every_step_has_its_reason_below() {
+    let mut report = container("201", &[(Step::Facts, unchanged("running"))]);
+    report.fail(Error::host("keep its journal").because("no space is left").hint("make room"));
+    let text = text(&Report::new("provision", vec![report]), 80);
+    let expected = "\
+201: failed, exit code 4, log /var/log/nvstage/20261128-080000/201.log
+  failed to keep its journal
+  caused by: no space is left
+  hint: make room
+";
+    assert!(text.ends_with(expected), "{text}");
 }
 
 /// A terminal of so many columns and rows, as the program writes to it.

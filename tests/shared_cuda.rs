@@ -285,7 +285,7 @@ fn an_image_of_the_same_packages_is_found_again_and_is_the_same_elsewhere() {
     shell(&format!("truncate -s 100 {}", file(&packages).display()));
     assert_eq!(packages.obtain(), image);
     assert_eq!(digest_of(&file(&packages)), digest_of(&file(&other)));
-    assert!(packages.machine.heard.warnings()[0].contains("has another size: it is built again"));
+    assert!(packages.machine.heard.warnings()[0].contains("when it was made: it is built again"));
     // With one package more it is another one, and the first one stays.
     packages.made("more", "gzip", "mkdir -p usr/local/cuda-12.8/more");
     assert_ne!(packages.obtain().id, image.id);

@@ -4,6 +4,7 @@
 //! NVIDIA's repository is flat (`deb URL /`) and carries no `Suite`; its package `cuda-keyring`
 //! would put the repository above the distribution for every name and is therefore not used.
 
+pub mod diagnosis;
 pub mod index;
 pub mod isolated;
 pub mod mirror;
@@ -70,58 +71,6 @@ pub fn pins(deny: &[String], allow: &[String]) -> AptFile {
     }
     text.push_str(&record(deny, -1));
     AptFile::new(PINS_PATH, &text)
-}
-
-/// What apt's output says about why it failed, and what to do.
-pub fn diagnose(output: &str) -> Option<(&'static str, &'static str)> {
-    const KNOWN: [(&str, &str, &str); 9] = [
-        (
-            "Could not get lock",
-            "another apt or dpkg holds the lock",
-            "wait for it, or end it, then run the command again",
-        ),
-        (
-            "No space left on device",
-            "no space is left inside the container",
-            "enlarge the root file system: `pct resize CTID rootfs +10G`",
-        ),
-        (
-            "You don't have enough free space",
-            "no space is left inside the container",
-            "enlarge the root file system: `pct resize CTID rootfs +10G`",
-        ),
-        (
-            "Hash Sum mismatch",
-            "a file of the repository differs from its signed index",
-            "the mirror may be in the middle of an update: try again in some minutes",
-        ),
-        (
-            "Mirror sync in progress",
-            "the mirror is in the middle of an update",
-            "try again in some minutes",
-        ),
-        (
-            "is not signed",
-            "a repository's signature cannot be verified",
-            "is its key the pinned one? see the log for apt's own words",
-        ),
-        (
-            "Temporary failure resolving",
-            "the container cannot resolve host names",
-            "check its network and its resolv.conf",
-        ),
-        (
-            "Could not connect",
-            "the container cannot reach a repository",
-            "check its network, or `http_proxy` in its apt configuration",
-        ),
-        (
-            "Unable to locate package",
-            "a package is in none of the container's repositories",
-            "are its sources complete? nvtop needs the component `contrib` on Debian 12",
-        ),
-    ];
-    KNOWN.iter().find(|(text, ..)| output.contains(text)).map(|&(_, what, hint)| (what, hint))
 }
 
 #[cfg(test)]

@@ -137,6 +137,11 @@ fn one(
     for one in &checked {
         report.add(Step::Checks, one.outcome(), began.elapsed());
     }
+    if let Some(finding) = facts.second_driver() {
+        let remedy = facts.second_driver_removal().join(" ");
+        let outcome = Outcome::Warned(format!("{finding}: `{remedy}` inside removes it"));
+        report.add(Step::Checks, outcome, began.elapsed());
+    }
     let problems = &known.sharing.problems;
     if !known.sharing.wanted.is_empty() {
         let outcome = match problems.as_slice() {

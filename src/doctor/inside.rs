@@ -7,13 +7,15 @@ use super::lines::{self, Passed};
 use super::remedy;
 use super::{CheckName, InsideCheck, Judged, Problem, listed, number, with_more};
 use crate::facts::NodeState;
+use crate::journal::Journal;
+use crate::recipe::Userland;
 use crate::version::DriverVersion;
 
 /// In order, each with what it looks at.
 pub(super) const CHECKS: &[(CheckName, &str, InsideCheck)] = &[
     (CheckName::DriverVersion, "libcuda, libnvidia-ml, /var/lib/nvidia/log", driver_version),
     (CheckName::Nodes, "the nodes that the configuration passes", nodes),
-    (CheckName::ForeignDriver, "dpkg's packages, /var/lib/nvidia/log", foreign_driver),
+    (CheckName::ForeignDriver, "files of dpkg's packages, /var/lib/nvidia/log", foreign_driver),
     (CheckName::LeftOverLibraries, "the directory of libraries", left_over_libraries),
     (CheckName::DockerCgroups, RUNTIME_CONFIG, docker_cgroups),
     (CheckName::Musl, "the C library", musl),
@@ -103,20 +105,17 @@ fn foreign_driver(
     inside: &Inside,
 ) -> Judged {
     let facts = inside.facts.as_ref().map_err(Clone::clone)?;
-    let Some(recorded) = &inside.recorded else { return Ok(Vec::new()) };
-    let packages = facts.driver_packages.iter().map(|package| package.name.as_str());
-    let names: Vec<&str> =
-        packages.filter(|name| is_package_name(name) && brings_driver(name)).collect();
-    if names.is_empty() {
+    let shares = |journal: &Journal| journal.userland == Userland::Share;
+    let is_shared =
+        container.journal.as_ref().is_ok_and(|known| known.as_ref().is_some_and(shares));
+    // The distribution's driver alone is the only one.
+    let is_second = inside.recorded.is_some() || is_shared;
+    let Some(finding) = facts.second_driver().filter(|_| is_second) else {
         return Ok(Vec::new());
-    }
-    let text = format!(
-        "packages with a driver of their own beside {recorded} of NVIDIA's installer: {}",
-        names.join(", ")
-    );
-    let purge = remedy::inside(container, &[&["apt-get", "purge"], &names[..]].concat());
+    };
+    let purge = remedy::inside(container, &facts.second_driver_removal());
     let remedy = format!("{purge}; {}", remedy::provision(host, container));
-    Ok(vec![Problem::error("dpkg's packages", text).remedy(remedy)])
+    Ok(vec![Problem::error("files of dpkg's packages", finding).remedy(remedy)])
 }
 
 /// Whether the host's own node is one that others may not open, and the container sees that node.
@@ -124,29 +123,6 @@ fn is_closed(host: &HostEvidence<'_>, passed: &Passed) -> bool {
     let mut nodes =
         host.nodes.iter().filter(|node| passed.is_mounted() && passed.path == node.path);
     nodes.any(|node| node.mode & 0o6 != 0o6)
-}
-
-/// Whether it can be a package's name, and one of its architecture: the container says what it likes.
-fn is_package_name(text: &str) -> bool {
-    let is_first = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    text.starts_with(is_first) && text.chars().all(|c| is_first(c) || "+.:-".contains(c))
-}
-
-/// Whether a package brings a driver: not so tools beside it, open libraries, and headers.
-fn brings_driver(name: &str) -> bool {
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    let is_other = name.ends_with("-dev") || starts(&["libnvidia-egl-", "libnvidia-ml-dev"]);
-    let is_driver = starts(&[
-        "libcuda1",
-        "libnvidia-",
-        "nvidia-driver",
-        "nvidia-utils",
-        "nvidia-compute-utils",
-        "nvidia-smi",
-        "cuda-drivers",
-        "cuda-compat-",
-    ]);
-    is_driver && !is_other
 }
 
 fn left_over_libraries(
@@ -341,8 +317,6 @@ mod tests {
             version: "1".to_owned(),
             status: "ii ".to_owned(),
         };
-        let packages = ["nvidia-settings", "libnvidia-egl-wayland1", "libnvidia-ml-dev"];
-        inside.facts.as_mut().unwrap().driver_packages = packages.map(package).to_vec();
         assert_eq!(found(foreign_driver, CONFIG, &inside), []);
         inside.facts.as_mut().unwrap().driver_packages.push(package("libcuda1"));
         let problems = found(foreign_driver, CONFIG, &inside);
@@ -350,29 +324,6 @@ mod tests {
         assert!(remedy.starts_with("pct exec 201 -- apt-get purge libcuda1; "), "{remedy}");
         inside.recorded = None;
         assert_eq!(found(foreign_driver, CONFIG, &inside), []);
-    }
-
-    #[test]
-    fn what_no_package_is_called_is_no_word_of_a_remedy() {
-        let mut inside = healthy_inside();
-        for name in [
-            "libnvidia-x;reboot",
-            "libnvidia-$(reboot)",
-            "libnvidia-x'",
-            "libnvidia-X",
-            "-libcuda1",
-        ] {
-            let package = Package {
-                name: name.to_owned(),
-                version: "1".to_owned(),
-                status: "ii ".to_owned(),
-            };
-            inside.facts.as_mut().unwrap().driver_packages = vec![package];
-            assert_eq!(found(foreign_driver, CONFIG, &inside), [], "{name}");
-        }
-        inside.facts.as_mut().unwrap().driver_packages[0].name = "libcuda1:amd64".to_owned();
-        let problems = found(foreign_driver, CONFIG, &inside);
-        assert!(problems[0].remedy.as_deref().unwrap().contains(" purge libcuda1:amd64; "));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn verify(
     for package in &lock.packages {
         if recipe.denies(&package.name) {
             return Err(Error::install(format!("use the lock: it has `{}`", package.label()))
-                .because("the recipe denies it: it would bring a driver of another version"));
+                .because("the recipe denies packages of this name: they may bring a driver of another version"));
         }
     }
     Ok(Chain { keys })

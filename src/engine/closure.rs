@@ -280,7 +280,7 @@ impl Work<'_> {
         let (names, own) = (lacking.join(" "), &self.lock.distribution);
         let error = Error::install(format!("resolve {names} for {own}"))
             .because(format!("no repository for {own} has it"));
-        let error = match lacking.iter().any(|name| name == "nvtop") {
+        let error = match own == "debian12" && lacking.iter().any(|name| name == "nvtop") {
             true => error.hint("on Debian 12 the sources need the component `contrib` for nvtop"),
             false => error,
         };
@@ -313,7 +313,7 @@ impl Work<'_> {
         let packages = resolve::look_up(&all, repositories)?;
         if let Some(denied) = packages.iter().find(|one| self.request.recipe.denies(&one.name)) {
             return Err(Error::install(format!("prefetch `{}`", denied.label()))
-                .because("the recipe denies it: it would bring a driver of another version"));
+                .because("the recipe denies packages of this name: they may bring a driver of another version"));
         }
         let label = |fetch: &Fetch| {
             let package = packages.iter().find(|package| package.sha256 == fetch.sha256);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::container::config::Dialect;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::journal;
 use crate::engine::survey::{self, Configuration, Outside};
@@ -113,10 +114,14 @@ fn write_if(
     announce(session, change)?;
     files::clear_away(path);
     files::replace(path, &new).map_err(|error| {
-        Error::host(format!("write `{}`", path.display()))
-            .because(error)
-            .hint("without quorum `/etc/pve` is read-only: `pvecm status`")
-            .on(session.ctid)
+        let error = Error::host(format!("write `{}`", path.display())).because(error);
+        let error = match session.runtime.dialect() {
+            Dialect::Proxmox => {
+                error.hint("without quorum `/etc/pve` is read-only: `pvecm status`")
+            }
+            Dialect::Lxc => error,
+        };
+        error.on(session.ctid)
     })?;
     Ok(Applied::Written)
 }

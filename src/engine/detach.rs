@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::answer::Answer;
 use crate::apt;
+use crate::apt::diagnosis;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::container::shared;
 use crate::engine::before::{self, Before};
@@ -406,5 +407,6 @@ fn purge_phase(session: &Session<'_>, phase: &str, packages: &[String]) -> Resul
     let what = ran.answer.get("failed").unwrap_or("apt");
     Err(failed
         .because(format!("`{what}` failed, {}", ran.ended))
-        .hint("the log of this run has apt's whole output"))
+        .because(diagnosis::decisive(&ran.output))
+        .hint(session.log.whole_output("apt")))
 }

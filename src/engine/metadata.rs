@@ -108,9 +108,13 @@ impl Supplies<'_> {
     fn release(&self, wanted: &Wanted<'_>, attempt: u32) -> Result<Signed> {
         let place = wanted.source.place();
         let url = past_caches(&format!("{place}InRelease"), attempt);
-        let bytes = self.fetcher.fetch_small(&url, RELEASE_LIMIT).map_err(|error| {
-            error.hint("a source that does not answer can be switched off in the system it is from")
-        })?;
+        let bytes =
+            self.fetcher.fetch_small(&url, RELEASE_LIMIT).map_err(|error| match wanted.role {
+                Role::Cuda | Role::OlderCuda => error,
+                Role::Distribution => error.hint(
+                    "a source that does not answer can be switched off in the system it is from",
+                ),
+            })?;
         let refused = |error: Error| about(&place, error);
         let signed = openpgp::verify_clearsigned(&bytes, wanted.keys).map_err(refused)?;
         let release = Release::parse(&signed.text).map_err(refused)?;

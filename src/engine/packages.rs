@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::apt::diagnosis::{self, Origin};
 use crate::apt::{self, AptFile};
 use crate::engine::closure::Sha1Bound;
 use crate::engine::shown::{self, Shown};
@@ -163,26 +164,36 @@ fn judge(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<()> {
             .hint("start it, and run the command again: dpkg is finished first"));
     }
     if ran.answer.has("refused") {
-        return Err(error
-            .because(format!("apt would do what must not be: it {}", ran.answer.text("refused")))
-            .hint("these packages carry a driver of their own, or are needed by something else"));
+        return Err(refused(error, ran));
     }
     let what = ran.answer.get("failed").unwrap_or("apt");
-    let error =
-        error.because(format!("`{what}` failed, {}", ran.ended)).because(apts_words(&ran.output));
-    Err(match apt::diagnose(&ran.output) {
-        Some((meaning, hint)) => error.because(meaning).hint(hint),
-        None => error.hint("the log of this run has apt's whole output"),
+    let error = error
+        .because(format!("`{what}` failed, {}", ran.ended))
+        .because(diagnosis::decisive(&ran.output));
+    let origin = if job.mirror.is_some() { Origin::Mirror } else { Origin::Network };
+    Err(match diagnosis::diagnose(&ran.output, origin) {
+        Some(found) => {
+            let enlarge = session.resize_command("+10G");
+            error.because(found.meaning).hint(found.remedy.text(enlarge.as_deref()))
+        }
+        None => error.hint(session.log.whole_output("apt")),
     })
 }
 
-/// The lines of apt's output that say why, or else its last ones.
-fn apts_words(output: &str) -> String {
-    let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
-    let telling = |line: &&&str| {
-        ["E: ", "Err:", "dpkg: error", "W: "].iter().any(|start| line.starts_with(start))
+/// The error for what apt would do and must not.
+fn refused(error: Error, ran: &Ran) -> Error {
+    let all: Vec<&str> = ran.answer.all("refused").collect();
+    let error =
+        error.because(format!("apt would do what must not be: it {}", ran.answer.text("refused")));
+    let is_said = |verb: &str| all.iter().any(|one| one.starts_with(verb));
+    let error = match is_said("removes ") {
+        true => error.hint("`apt-mark hold` does not help: remove what conflicts, or name other packages: `--set packages=NAME,…`"),
+        false => error,
     };
-    let said: Vec<&str> = lines.iter().filter(telling).copied().collect();
-    let chosen = if said.is_empty() { lines } else { said };
-    chosen[chosen.len().saturating_sub(6)..].join("\n")
+    match is_said("brings in ") {
+        true => error.hint(
+            "the recipe denies packages of these names: they may bring a driver of another version",
+        ),
+        false => error,
+    }
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::apt::diagnosis::{self, Origin};
 use crate::apt::index::{Listed, Packages};
 use crate::apt::isolated::{self, Fetch};
 use crate::architecture::Architecture;
@@ -98,10 +99,11 @@ impl<'a> Resolver<'a> {
         let resolved = self.apt(&arguments)?;
         let output = String::from_utf8_lossy(&resolved.stdout);
         if !resolved.succeeded() {
-            let error = Error::install(format!("resolve {}", packages.join(" ")));
-            let error = error.because(words(&resolved));
-            return Err(match crate::apt::diagnose(&words(&resolved)) {
-                Some((meaning, hint)) => error.because(meaning).hint(hint),
+            let said = format!("{output}{}", String::from_utf8_lossy(&resolved.stderr));
+            let error = Error::install(format!("resolve {}", packages.join(" ")))
+                .because(diagnosis::decisive(&said));
+            return Err(match diagnosis::diagnose(&said, Origin::Network) {
+                Some(found) => error.because(found.meaning).hint(found.remedy.text(None)),
                 None => error,
             });
         }
@@ -109,18 +111,6 @@ impl<'a> Resolver<'a> {
             Error::install("resolve packages: apt names one without a SHA-256 digest")
         })
     }
-}
-
-/// What apt says is wrong: its errors, and what it lists before them of unmet dependencies.
-fn words(finished: &Finished) -> String {
-    let (stdout, stderr) = (
-        String::from_utf8_lossy(&finished.stdout).into_owned(),
-        String::from_utf8_lossy(&finished.stderr).into_owned(),
-    );
-    let unmet = stdout.split_once("unmet dependencies:").map_or("", |(_, unmet)| unmet);
-    let lines: Vec<&str> =
-        unmet.lines().chain(stderr.lines()).map(str::trim_end).filter(|l| !l.is_empty()).collect();
-    lines[..lines.len().min(8)].join("\n")
 }
 
 /// Copies the release and links the indexes; returns the line for `sources.list`.

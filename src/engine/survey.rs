@@ -353,9 +353,10 @@ pub fn set_up(
     }
     if !ran.answer.has("shared") {
         let what = ran.answer.get("failed").unwrap_or("the script");
-        return Err(failed().because(format!("`{what}` failed, {}", ran.ended)).hint(
-            "is there room in the container's root file system? The log of this run has the output",
-        ));
+        return Err(failed()
+            .because(format!("`{what}` failed, {}", ran.ended))
+            .hint("is there room in the container's root file system?")
+            .hint(session.log.whole_output("the script")));
     }
     let kept = ran.answer.all("kept").map(str::to_owned).collect();
     let facts =

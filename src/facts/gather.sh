@@ -21,8 +21,15 @@ command -v ldconfig >/dev/null 2>&1 && say ldconfig yes
 if command -v dpkg-query >/dev/null 2>&1; then
   # Not installed packages are an error for dpkg-query and simply no answer for us.
   [ -n "$3" ] && dpkg-query -W -f='@nvstage package ${Package} ${Version} ${db:Status-Abbrev}\n' $3 2>/dev/null
-  dpkg-query -W -f='@nvstage driver-package ${Package} ${Version} ${db:Status-Abbrev}\n' \
-    'libcuda1*' 'libnvidia-*' 'nvidia-*' 'cuda-drivers*' 'cuda-compat-*' 2>/dev/null
+  # A driver is a package that owns its libraries where the linker looks, or its kernel modules: no
+  # headers, stubs, tools, nor the libraries of `cuda-compat-*`, which lie elsewhere.
+  owners=$(grep -lE \
+    -e '^(/usr)?/lib(32|64|x32)?/(.*/)?lib(cuda|nvidia-ml)\.so\.[0-9]' \
+    -e '^(/usr)?/lib/modules/.*/nvidia(-(current|open|tesla|legacy)[^/]*)?(-(drm|modeset|uvm|peermem))?\.ko(\.(gz|xz|zst))?$' \
+    -e '^/usr/src/nvidia[^/]*/dkms\.conf$' \
+    /var/lib/dpkg/info/*.list 2>/dev/null | sed 's|.*/||;s|\.list$||')
+  [ -n "$owners" ] &&
+    dpkg-query -W -f='@nvstage driver-package ${binary:Package} ${Version} ${db:Status-Abbrev}\n' $owners 2>/dev/null
   [ -n "$(dpkg --audit 2>/dev/null)" ] && say dpkg broken
 fi
 

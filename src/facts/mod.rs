@@ -80,6 +80,11 @@ impl Package {
         // The first letter says what is wanted: a package on hold is `hi`.
         matches!(self.status.trim_end().as_bytes(), [_, b'i'])
     }
+
+    /// Whether its files are there, configured or not.
+    pub fn is_unpacked(&self) -> bool {
+        !matches!(self.status.as_bytes(), [_, b'n' | b'c', ..])
+    }
 }
 
 /// What `nvidia-smi` came to.
@@ -110,7 +115,7 @@ pub struct Facts {
     pub has_ldconfig: bool,
     /// The wanted packages that dpkg knows.
     pub packages: Vec<Package>,
-    /// Installed packages that carry a driver of their own.
+    /// Installed packages that bring a driver: the owners of its libraries or kernel modules.
     pub driver_packages: Vec<Package>,
     /// Whether dpkg was interrupted or left something half-configured.
     pub dpkg_is_broken: bool,
@@ -148,7 +153,7 @@ impl Facts {
             packages: packages(answer, "package"),
             driver_packages: packages(answer, "driver-package")
                 .into_iter()
-                .filter(|package| package.is_installed() && !is_harmless(&package.name))
+                .filter(|package| package.is_unpacked() && is_package_name(&package.name))
                 .collect(),
             dpkg_is_broken: answer.has("dpkg"),
             files: pairs(answer, "file")
@@ -162,6 +167,20 @@ impl Facts {
         })
     }
 
+    /// The packages that bring a second driver beside the one of nvstage's, in words; `None` where
+    /// there are none.
+    pub fn second_driver(&self) -> Option<String> {
+        let name = |package: &Package| format!("{} {}", package.name, package.version);
+        let names: Vec<String> = self.driver_packages.iter().map(name).collect();
+        (!names.is_empty()).then(|| format!("a second driver comes from {}", names.join(", ")))
+    }
+
+    /// The command that removes those packages, for a shell inside.
+    pub fn second_driver_removal(&self) -> Vec<&str> {
+        let names = self.driver_packages.iter().map(|package| package.name.as_str());
+        ["apt-get", "purge"].into_iter().chain(names).collect()
+    }
+
     /// The version in the file name that a library leads to: `libcuda.so.1` →
     /// `libcuda.so.580.76.05`.
     pub fn library_version(&self, library: &str) -> Option<DriverVersion> {
@@ -170,11 +189,10 @@ impl Facts {
     }
 }
 
-/// NVIDIA packages that bring no driver.
-fn is_harmless(name: &str) -> bool {
-    ["nvidia-container-toolkit", "libnvidia-container", "nvidia-driver-pinning", "nvidia-detect"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+/// Whether it can be a package's name, and one of its architecture: the container says what it likes.
+fn is_package_name(text: &str) -> bool {
+    let is_first = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(is_first) && text.chars().all(|c| is_first(c) || "+.:-".contains(c))
 }
 
 fn pairs<'a>(answer: &'a Answer, key: &'a str) -> impl Iterator<Item = (String, String)> {
@@ -208,8 +226,10 @@ mod tests {
 @nvstage apt yes
 @nvstage package nvtop 3.0.1-1 ii 
 @nvstage package cuda-toolkit-12-8 12.8.1-1 iU 
-@nvstage driver-package libcuda1 535.261.03-1 ii 
-@nvstage driver-package libnvidia-container1 1.17-1 ii 
+@nvstage driver-package libcuda1:amd64 535.261.03-1 ii 
+@nvstage driver-package nvidia-kernel-dkms 535.261.03-1 iF 
+@nvstage driver-package libnvidia-ml1:amd64 535.261.03-1 rc 
+@nvstage driver-package libnvidia-$(reboot) 1.17-1 ii 
 @nvstage node /dev/nvidia0 opens
 @nvstage node /dev/nvidiactl Operation not permitted
 @nvstage node /dev/nvidia-uvm No such device or address
@@ -224,7 +244,8 @@ mod tests {
         let facts = Facts::parse(&Answer::parse(ANSWER)).unwrap();
         assert_eq!(facts.distribution, "debian12");
         assert!(facts.packages[0].is_installed() && !facts.packages[1].is_installed());
-        assert_eq!(facts.driver_packages.len(), 1);
+        let names: Vec<&str> = facts.driver_packages.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["libcuda1:amd64", "nvidia-kernel-dkms"]);
         assert_eq!(facts.nodes["/dev/nvidiactl"], NodeState::Forbidden);
         assert_eq!(facts.nodes["/dev/nvidia-uvm"], NodeState::NoDriver);
         assert_eq!(facts.library_version("libcuda.so.1").unwrap().as_str(), "580.76.05");

@@ -110,9 +110,7 @@ impl<'a> Download<'a> {
         if let (Some(total), Some(size)) = (total, self.wanted.size)
             && total != size
         {
-            return Err(Failure::Lasting(format!(
-                "it announces {total} bytes, but the file has {size}"
-            )));
+            return Err(Failure::Wrong(format!("the file has {total} bytes, wanted are {size}")));
         }
         self.patched |= self.length() > 0;
         self.total = total.or(self.wanted.size);
@@ -135,7 +133,9 @@ impl<'a> Download<'a> {
         let length = self.length() + bytes.len() as u64;
         if let Some(total) = self.total.filter(|total| length > *total) {
             self.clear()?;
-            return Err(Failure::Lasting(format!("it sends more than {total} bytes")));
+            let limit = if self.wanted.size.is_some() { "wanted" } else { "announced" };
+            let why = format!("the file has {length} bytes or more, {limit} are {total}");
+            return Err(Failure::Wrong(why));
         }
         let written = match &mut self.store {
             Store::Memory { limit, .. } if length > *limit as u64 => return Err(too_large(*limit)),
@@ -178,17 +178,18 @@ impl<'a> Download<'a> {
         if size_fits && digest_fits {
             return Ok(fetched);
         }
-        let why = match (self.wanted.digest, self.wanted.size) {
-            (Some(digest), _) if !digest_fits => {
-                format!("the file has the SHA-256 digest {}, wanted is {digest}", fetched.digest)
+        let why = match (self.wanted.size, self.wanted.digest) {
+            (Some(size), _) if !size_fits => {
+                format!("the file has {} bytes, wanted are {size}", fetched.size)
             }
-            (_, size) => {
-                format!("the file has {} bytes, wanted are {}", fetched.size, size.unwrap_or(0))
+            (_, digest) => {
+                let digest = digest.map_or_else(String::new, |digest| digest.to_string());
+                format!("the file has the SHA-256 digest {}, wanted is {digest}", fetched.digest)
             }
         };
         let patched = self.patched;
         self.clear()?;
-        Err(if patched { Failure::Stale(why) } else { Failure::Lasting(why) })
+        Err(if patched { Failure::Stale(why) } else { Failure::Wrong(why) })
     }
 
     pub(super) fn tell(&self, event: Event) {

@@ -12,6 +12,10 @@ pub(super) enum Failure {
     Passing { why: String, wait: Option<Duration> },
     /// This URL will not do.
     Lasting(String),
+    /// There is no such file behind this URL.
+    Missing(String),
+    /// Behind this URL is another file than the wanted one.
+    Wrong(String),
     /// Bytes kept from before were wrong; they are dropped already.
     Stale(String),
     /// No URL will do: the disk is full, or the work is to stop.
@@ -27,6 +31,30 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What to do about it, for a URL of the network or of this machine.
+    pub(super) fn hint(&self, place: Place) -> &'static str {
+        match (self, place) {
+            (Self::Missing(_), Place::Machine) => "check the path",
+            (Self::Missing(_), Place::Network) => "check the URL",
+            (Self::Wrong(_) | Self::Stale(_), _) => {
+                "the source has another file under this name: check it, or what is pinned"
+            }
+            (_, Place::Machine) => "check the file, and who may read it",
+            (_, Place::Network) => "check the network, the proxy and the URL",
+        }
+    }
+}
+
+/// Where a URL leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// To this machine.
+    Machine,
+    /// To a server.
+    Network,
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Fatal(Box::new(error))
@@ -36,7 +64,11 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Passing { why, .. } | Self::Lasting(why) | Self::Stale(why) => f.write_str(why),
+            Self::Passing { why, .. }
+            | Self::Lasting(why)
+            | Self::Missing(why)
+            | Self::Wrong(why)
+            | Self::Stale(why) => f.write_str(why),
             Self::Fatal(error) => error.fmt(f),
         }
     }

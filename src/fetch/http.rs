@@ -130,6 +130,9 @@ fn accept(head: &Head, from: u64) -> Attempt<Answer> {
             let why = format!("the server answers {status} {}", reason(status));
             Err(Failure::Passing { why, wait: head.retry_after })
         }
+        404 | 410 => {
+            Err(Failure::Missing(format!("the server answers {status} {}", reason(status))))
+        }
         _ => Err(Failure::Lasting(format!("the server answers {status} {}", reason(status)))),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,10 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 /// Reads a file of this machine into the download, from its start.
 pub(super) fn copy(path: &Path, download: &mut Download<'_>) -> Attempt<()> {
     let lasting = |error: std::io::Error| Failure::Lasting(error.to_string());
-    let mut file = File::open(path).map_err(lasting)?;
+    let mut file = File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Failure::Missing(error.to_string()),
+        _ => lasting(error),
+    })?;
     let metadata = file.metadata().map_err(lasting)?;
     if !metadata.is_file() {
         return Err(Failure::Lasting("it is not a regular file".to_owned()));

@@ -26,7 +26,7 @@ mod http;
 mod local;
 
 use download::{Download, Store, Wanted};
-use failure::{Attempt, Failure};
+use failure::{Attempt, Failure, Place};
 use http::Ranges;
 
 /// Whether network connections may be opened.
@@ -170,16 +170,26 @@ impl Fetcher {
         if urls.is_empty() {
             return Err(error.because("there is no URL for it"));
         }
+        let mut hints: Vec<&str> = Vec::new();
+        let mut is_missing = true;
         for url in urls {
             match self.try_url(url, download) {
                 Ok(fetched) => return Ok(fetched),
                 Err(Failure::Fatal(fatal)) => return Err(*fatal),
                 Err(failure) => {
+                    let place = match local::path(url) {
+                        Some(_) => Place::Machine,
+                        None => Place::Network,
+                    };
+                    hints.push(failure.hint(place));
+                    is_missing &= matches!(failure, Failure::Missing(_));
                     error = error.because(format!("{}: {failure}", failure::shown(url)));
                 }
             }
         }
-        Err(error.hint("check the network, the proxy and the URL"))
+        hints.dedup();
+        let error = hints.into_iter().fold(error, Error::hint);
+        Err(if is_missing { error.of_missing() } else { error })
     }
 
     /// One URL, until it succeeds, fails for good, or makes no progress any more.

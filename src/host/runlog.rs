@@ -43,6 +43,14 @@ impl RunLog {
         self.path.as_deref()
     }
 
+    /// Where the whole output of a program can be read, as a hint.
+    pub fn whole_output(&self, program: &str) -> String {
+        match &self.path {
+            Some(path) => format!("`{}` has the whole output of {program}", path.display()),
+            None => format!("no log was kept; run the command again to see {program}'s output"),
+        }
+    }
+
     /// Adds a line of our own.
     pub fn note(&self, text: &str) {
         self.append(&format!("{} {text}\n", now()));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::layout::wrapped;
 use super::table_within;
-use crate::error::ExitCode;
+use crate::error::{Error, ExitCode};
 use crate::report::{ContainerReport, Outcome, Report, StepReport};
 
 /// In fewer columns a table would break its words.
@@ -30,12 +30,29 @@ fn steps(containers: &[&ContainerReport], columns: u16) -> String {
         for StepReport { step, outcome, seconds } in &container.steps {
             let (name, detail) = outcome.parts();
             let time = format!("{seconds:.1} s");
-            let _ = writeln!(lines, "{ctid} {step}: {outcome} ({time})");
-            let cells = [ctid.as_str(), &step.to_string(), name, &time, detail];
+            let why = match &container.error {
+                Some(error) if is_of(error, outcome) => why(error),
+                _ => String::new(),
+            };
+            let indented = why.replace('\n', "\n  ");
+            let _ = writeln!(lines, "{ctid} {step}: {outcome} ({time}){indented}");
+            let detail = format!("{detail}{why}");
+            let cells = [ctid.as_str(), &step.to_string(), name, &time, &detail];
             table.add_row(cells.map(str::to_owned));
         }
     }
     if columns < TABLE { within(&lines, columns) } else { table.trim_fmt() + "\n" }
+}
+
+/// Whether an error is what a step came to.
+fn is_of(error: &Error, outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(what) if what == error.what())
+}
+
+/// Causes and hints, each on a line of its own after the message.
+fn why(error: &Error) -> String {
+    let causes = error.causes().iter().map(|cause| format!("\ncaused by: {cause}"));
+    causes.chain(error.hints().iter().map(|hint| format!("\nhint: {hint}"))).collect()
 }
 
 fn within(lines: &str, columns: u16) -> String {
@@ -51,6 +68,13 @@ fn last_line(container: &ContainerReport) -> String {
     let mut line = format!("{}: {what}, exit code {}", container.container, container.exit.code());
     if let Some(log) = &container.log {
         let _ = write!(line, ", log {log}");
+    }
+    let steps = || container.steps.iter().map(|step| &step.outcome);
+    // One that failed in no step has its reason here.
+    if let Some(error) = container.error.as_ref().filter(|error| !steps().any(|o| is_of(error, o)))
+    {
+        let _ = write!(line, "\nfailed to {}{}", error.what(), why(error));
+        line = line.replace('\n', "\n  ");
     }
     line + "\n"
 }

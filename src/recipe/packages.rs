@@ -13,7 +13,7 @@ pub(super) fn check(names: &[String], deny: &[String], allow: &[String]) -> Resu
         }
         if is_denied(name, deny, allow) {
             return Err(Error::input(format!("install `{name}`: the recipe denies it")).hint(
-                "it would bring a driver of another version; `cuda-toolkit-12-8` brings none",
+                "packages of this name may bring a driver of another version; `cuda-toolkit-12-8` brings none",
             ));
         }
     }

@@ -295,7 +295,7 @@ impl Session<'_> {
             return Err(Error::install("run a command inside the container")
                 .because(finished.ended)
                 .because(finished.tail())
-                .hint("is the container running, with `sh`, `env` and `timeout` in it?")
+                .hint(self.why_not_run(finished.ended))
                 .on(self.ctid));
         }
         let is_talk = |line: &&str| !line.starts_with("@nvstage ");
@@ -303,6 +303,30 @@ impl Session<'_> {
         output.push('\n');
         output.push_str(&String::from_utf8_lossy(&finished.stderr));
         Ok(Ran { ended: finished.ended, output, answer })
+    }
+
+    /// What to do where a script inside did not even begin.
+    fn why_not_run(&self, ended: Ended) -> String {
+        let tool = self.runtime.name();
+        match (ended, self.init_process()) {
+            (Ended::Signalled(_) | Ended::Cancelled, _) => {
+                format!("`{tool}` was ended from outside: run the command again")
+            }
+            (Ended::TimedOut, _) => "it does not answer: is its storage reachable?".to_owned(),
+            (Ended::Exited(_), Ok(None)) => {
+                "the container is stopped: start it, and run the command again".to_owned()
+            }
+            (Ended::Exited(126 | 127), _) => {
+                "it needs the programs `sh`, `env` and `timeout` inside".to_owned()
+            }
+            (Ended::Exited(_), _) => format!("`{tool}` itself failed, with the words above"),
+        }
+    }
+
+    /// The command that enlarges the root file system, where the runtime has one.
+    pub fn resize_command(&self, by: &str) -> Option<String> {
+        let is_proxmox = self.runtime.dialect() == Dialect::Proxmox;
+        is_proxmox.then(|| format!("pct resize {} rootfs {by}", self.ctid))
     }
 
     /// Starts the container and waits until its first process is there; returns its number.

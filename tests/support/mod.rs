@@ -337,8 +337,15 @@ impl Host {
     /// A package of the user's own, installed inside.
     #[track_caller]
     pub fn install_package(&self, ctid: &str, name: &str, depends: &str) {
+        self.install_package_with(ctid, (name, depends), &[]);
+    }
+
+    /// The same with these files in it.
+    #[track_caller]
+    pub fn install_package_with(&self, ctid: &str, (name, depends): (&str, &str), paths: &[&str]) {
         let directory = self.directory.path().to_str().unwrap();
-        world_script("package", &[directory, name, "1.0", depends]).code(0);
+        let arguments = [&[directory, name, "1.0", depends, ""][..], paths].concat();
+        world_script("package", &arguments).code(0);
         let script = format!(
             "for deb in {directory}/{name}_*.deb; do cat $deb; done | lxc-attach -n {ctid} -- sh -c 'cat > /root/x.deb && dpkg -i /root/x.deb'"
         );

@@ -120,7 +120,11 @@ impl<'a> Survey<'a> {
         }
         let is_about_nvidia = entry.source.to_ascii_lowercase().contains("nvidia")
             || entry.target.to_ascii_lowercase().contains("nvidia");
-        is_about_nvidia.then(|| format!("`{}` is not among the devices passed", entry.source))
+        let source = entry.source;
+        is_about_nvidia.then(|| match is_below_dev(source) {
+            true => format!("`{source}` is not among the devices passed"),
+            false => format!("`{source}` is no device, but a file or directory of the host"),
+        })
     }
 
     fn remark_on_setting(&self, line: &Line<'_>, key: &str) -> String {
@@ -132,7 +136,10 @@ impl<'a> Survey<'a> {
             };
         };
         if !self.nodes.iter().any(|node| node.path == device.path) {
-            return format!("`{}` is not among the devices passed", device.path);
+            return match is_below_dev(&device.path) {
+                true => format!("`{}` is not among the devices passed", device.path),
+                false => format!("`{}` does not lie below `/dev`", device.path),
+            };
         }
         if device.access == Access::ReadOnly {
             return "Proxmox VE passes the node itself, but read-only".to_owned();
@@ -143,6 +150,11 @@ impl<'a> Survey<'a> {
             false => format!("Proxmox VE passes the node itself, with mode {mode}"),
         }
     }
+}
+
+/// Whether a device can be there.
+fn is_below_dev(path: &str) -> bool {
+    path.trim_start_matches('/').starts_with("dev/")
 }
 
 fn mount_entry<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {

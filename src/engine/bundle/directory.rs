@@ -169,10 +169,11 @@ impl Directory {
             return Err(damaged(&self.path, format!("`{name}` is no file")));
         }
         let size = size.unwrap_or(found.len());
-        let wrong =
-            || damaged(&self.path, format!("`{name}` has not the {size} bytes of its table"));
+        let wrong = |found: u64| {
+            damaged(&self.path, format!("`{name}` has {found} bytes, in its table {size}"))
+        };
         if found.len() != size {
-            return Err(wrong());
+            return Err(wrong(found.len()));
         }
         let mut left = size;
         while left > 0 {
@@ -182,7 +183,7 @@ impl Directory {
             let read = (&mut file).take(wanted).read_to_end(&mut chunk);
             left -= read.map_err(|error| unreadable(&path, &error))? as u64;
             if chunk.is_empty() {
-                return Err(wrong());
+                return Err(wrong(size - left));
             }
             take(chunk)?;
         }

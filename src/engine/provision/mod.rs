@@ -372,11 +372,9 @@ impl Job<'_> {
     }
 
     fn report_foreign_drivers(&self, facts: &Facts) {
-        for package in &facts.driver_packages {
-            let (name, version) = (&package.name, &package.version);
-            self.warn(&format!(
-                "package {name} {version} brings a second driver: `apt-get purge {name}`"
-            ));
+        if let Some(finding) = facts.second_driver() {
+            let remedy = facts.second_driver_removal().join(" ");
+            self.warn(&format!("{finding}: `{remedy}` inside removes it"));
         }
     }
 

@@ -236,7 +236,8 @@ impl Slot {
             return Ok(Found::Sound(record));
         }
         if metadata.len() != record.image.size {
-            return damaged("has another size");
+            let (found, wanted) = (metadata.len(), record.image.size);
+            return damaged(&format!("has {found} bytes, and had {wanted} when it was made"));
         }
         match self.rehash() {
             Ok(found) if found == record.image.sha256 => {
