@@ -57,8 +57,8 @@ pub struct Member {
     pub wants: Wants,
 }
 
-/// What a fleet file says of a container; `None` is left to the command line, the environment and
-/// the recipe.
+/// What a fleet file says of a container; `None` is left to the command line, the environment, the
+/// container's journal and the recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wants {
     /// The recipe: a name, or a path that is relative to the current directory.

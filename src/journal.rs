@@ -30,6 +30,9 @@ pub struct Journal {
     pub state: State,
     /// The recipe it was provisioned with, as the user named it: `driver-only`, a path.
     pub recipe: String,
+    /// That recipe's text then: its file may be changed or go away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe_text: Option<String>,
     /// That recipe's profile.
     pub profile: String,
     /// What was replaced in it, as `--set` takes it: `packages=nvtop`.
@@ -131,6 +134,7 @@ impl Journal {
             rootfs: None,
             state: State::Detached,
             recipe: String::new(),
+            recipe_text: None,
             profile: String::new(),
             settings: Vec::new(),
             gpus: String::new(),

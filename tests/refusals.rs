@@ -74,9 +74,9 @@ fn templates_and_locked_containers() {
     let with =
         |line: &str| std::fs::write(host.config_path(&ctid), format!("{config}{line}\n")).unwrap();
     with("template: 1");
-    refused(&host, &ctid, &[], 2).says("it is a template, which can never run");
+    refused(&host, &ctid, &["--gpus", "0"], 2).says("it is a template, which can never run");
     with("lock: backup");
-    refused(&host, &ctid, &[], 4).says("Proxmox has locked it (backup)");
+    refused(&host, &ctid, &["--gpus", "0"], 4).says("Proxmox has locked it (backup)");
     // A lock that a snapshot's section remembers is not in force.
     with("\n[before]\nlock: backup\ntemplate: 1");
     let run = host.run(&["plan", &ctid, "--gpus", "0", "--set", "driver=580.76.05"]).code(10);

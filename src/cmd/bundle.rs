@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Context, Stores, load_recipe};
+use super::{Context, RecipeFiles, Stores};
 use crate::engine::bundle::export::{self, Exported};
 use crate::engine::bundle::import::{self, Imported, Request, Verified};
 use crate::engine::chain::Unpinned;
@@ -127,9 +127,10 @@ impl Known {
     /// Those that are named, the administrator's, the shipped ones. A name in a bundle is looked
     /// up among them, and never taken as a path.
     fn gather(context: &Context<'_>, named: &[String]) -> Result<Self> {
+        let files = RecipeFiles::new(context);
         let mut known = Vec::new();
         for name in named {
-            known.push(load_recipe(context, name)?);
+            known.push(files.load(name)?);
         }
         let directory = context.host.paths.recipes();
         let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
@@ -137,7 +138,7 @@ impl Known {
         own.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
         own.sort();
         for path in own {
-            match load_recipe(context, &path.to_string_lossy()) {
+            match files.load(&path.to_string_lossy()) {
                 Ok(recipe) => known.push(recipe),
                 Err(error) => {
                     let text = format!("failed to {}: left out", error.what());

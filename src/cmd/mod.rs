@@ -11,19 +11,25 @@ pub mod phoenix;
 pub mod plan;
 pub mod prefetch;
 pub mod provision;
+mod recipes;
 pub mod refresh;
+mod request;
 pub mod status;
 pub mod sync;
 mod targets;
 pub mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use self::targets::{Request, RuntimeArgument, Target, TargetArguments, select};
+pub use self::recipes::{RecipeContent, RecipeFiles};
+pub use self::request::{RequestValue, ValueSource, Wanted};
+pub use self::targets::{RuntimeArgument, Target, TargetArguments, select};
+
+use self::request::{Named, Request};
 
 use crate::cache::Cache;
 use crate::container::passthrough::Method;
@@ -33,17 +39,17 @@ use crate::engine::closure::Sha1Bound;
 use crate::engine::journal;
 use crate::engine::stock::Rules;
 use crate::engine::supplies::{PublishedDigest, Supplies};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::fetch::{FetchOptions, Fetcher, Network};
-use crate::fleet::Wants;
 use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
-use crate::recipe::{self, CudaMethod, FULL, Overrides, Recipe, Userland};
+use crate::recipe::{CudaMethod, Overrides, Recipe, Userland};
 use crate::report::ContainerReport;
 
 /// What every verb is given.
+#[derive(Debug)]
 pub struct Context<'a> {
     /// The machine.
     pub host: &'a Host,
@@ -83,22 +89,28 @@ impl BatchArguments {
 /// Which recipe, and what is different from it.
 #[derive(Debug, Clone, Args)]
 pub struct RecipeArguments {
-    /// Recipe: a shipped name, one in /etc/nvstage/recipes, or a path [default: cuda-12-8]
+    /// Recipe: a shipped name, one in /etc/nvstage/recipes, or a path [default: the container's,
+    /// else cuda-12-8]
     #[arg(long, value_name = "NAME|PATH")]
     pub recipe: Option<String>,
-    /// Change a value of the recipe: driver, installer.url, repository.url, packages
+    /// Change a value of the recipe: driver, installer.url, repository.url, packages; it holds for
+    /// the container until it is changed again, or another recipe is named
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// What of the recipe to install: full (the default), build (to compile), runtime (to run)
+    /// What of the recipe to install: full, build (to compile), runtime (to run) [default: the
+    /// container's, else full]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
-    /// How devices get inside: mount (lines for LXC), device (Proxmox VE's dev[n])
+    /// How devices get inside: mount (lines for LXC), device (Proxmox VE's dev[n]) [default: the
+    /// container's, else the recipe's, else mount]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     pub passthrough: Option<PassthroughArgument>,
-    /// How the driver gets inside: installer (into it), share (the host's, mounted)
+    /// How the driver gets inside: installer (into it), share (the host's, mounted) [default: the
+    /// container's, else the recipe's, else installer]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     pub method: Option<MethodArgument>,
-    /// How CUDA gets inside: apt (into it), share (the host's, mounted)
+    /// How CUDA gets inside: apt (into it), share (the host's, mounted) [default: the container's,
+    /// else the recipe's, else apt]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     pub cuda: Option<CudaArgument>,
     #[arg(long = "driver-version", env = "NVIDIA_DRIVER_VERSION", hide = true)]
@@ -127,15 +139,6 @@ impl From<PassthroughArgument> for Method {
     }
 }
 
-impl From<Method> for PassthroughArgument {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::Mount => Self::Mount,
-            Method::Device => Self::Device,
-        }
-    }
-}
-
 /// [`Userland`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodArgument {
@@ -154,15 +157,6 @@ impl From<MethodArgument> for Userland {
     }
 }
 
-impl From<Userland> for MethodArgument {
-    fn from(method: Userland) -> Self {
-        match method {
-            Userland::Installer => Self::Installer,
-            Userland::Share => Self::Share,
-        }
-    }
-}
-
 /// [`CudaMethod`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CudaArgument {
@@ -177,15 +171,6 @@ impl From<CudaArgument> for CudaMethod {
         match argument {
             CudaArgument::Apt => Self::Apt,
             CudaArgument::Share => Self::Share,
-        }
-    }
-}
-
-impl From<CudaMethod> for CudaArgument {
-    fn from(method: CudaMethod) -> Self {
-        match method {
-            CudaMethod::Apt => Self::Apt,
-            CudaMethod::Share => Self::Share,
         }
     }
 }
@@ -229,8 +214,8 @@ impl MirrorArguments {
 }
 
 impl RecipeArguments {
-    /// The default recipe with these settings, and nothing from the environment.
-    pub fn shipped_default(set: Vec<String>) -> Self {
+    /// These settings alone, and nothing from the environment.
+    pub fn of_settings(set: Vec<String>) -> Self {
         Self {
             recipe: None,
             set,
@@ -244,64 +229,38 @@ impl RecipeArguments {
         }
     }
 
-    /// The same over what a fleet file says of a container, settings apart.
-    fn over(&self, wants: &Wants) -> Self {
-        let mut arguments = self.clone();
-        arguments.recipe = arguments.recipe.or_else(|| wants.recipe.clone());
-        arguments.profile = arguments.profile.or_else(|| wants.profile.clone());
-        arguments.passthrough = arguments.passthrough.or(wants.passthrough.map(Into::into));
-        arguments.method = arguments.method.or(wants.userland.map(Into::into));
-        arguments.cuda = arguments.cuda.or(wants.cuda.map(Into::into));
-        arguments
-    }
-
-    /// The recipe with what is different from it: by a file, by the environment, by `--set`, each
-    /// before the former.
+    /// The recipe for no container in particular.
     ///
     /// # Errors
     /// Invalid input.
-    pub fn resolve(&self, context: &Context<'_>, file: &Overrides) -> Result<Recipe> {
-        let environment = Overrides {
+    pub fn resolve(&self, context: &Context<'_>) -> Result<Recipe> {
+        let (recipe, _) = Request::new(context, self)?.recipe(&Named::default(), None)?;
+        Ok(recipe)
+    }
+
+    /// What the command line names.
+    fn named(&self) -> Result<Named> {
+        Ok(Named {
+            recipe: self.recipe.clone(),
+            profile: self.profile.clone(),
+            gpus: None,
+            passthrough: self.passthrough.map(Into::into),
+            userland: self.method.map(Into::into),
+            cuda: self.cuda.map(Into::into),
+            overrides: Overrides::from_settings(&self.set)?,
+        })
+    }
+
+    /// What the environment names.
+    fn named_by_environment(&self) -> Named {
+        let overrides = Overrides {
             driver: self.driver.clone(),
             repository_url: self.repository_url.clone(),
             installer_url: self.installer_url.clone(),
             packages: None,
         };
-        let settings = Overrides::from_settings(&self.set)?;
-        let recipe = load_recipe(context, self.recipe.as_deref().unwrap_or(recipe::DEFAULT))?;
-        let recipe = recipe.with_profile(self.profile.as_deref().unwrap_or(FULL))?;
-        let recipe = recipe.with(file)?.with(&environment)?.with(&settings)?;
-        let recipe = recipe.with_methods(self.method.map(Into::into), self.cuda.map(Into::into));
-        Ok(match self.passthrough {
-            Some(method) => recipe.with_passthrough(method.into()),
-            None => recipe,
-        })
+        Named { overrides, ..Named::default() }
     }
-}
-
-/// A recipe by its name, or the path of its file.
-///
-/// # Errors
-/// Invalid input.
-pub fn load_recipe(context: &Context<'_>, name: &str) -> Result<Recipe> {
-    let is_path = name.contains('/') || name.ends_with(".toml");
-    // The administrator's own comes before a shipped one of the same name.
-    let own = context.host.paths.recipes().join(format!("{name}.toml"));
-    let path = match !is_path && own.exists() {
-        true => own,
-        false => PathBuf::from(name),
-    };
-    if let (false, true, Some(recipe)) = (is_path, path == Path::new(name), Recipe::shipped(name)) {
-        return recipe;
-    }
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::input(format!("read the recipe `{name}`"))
-            .because(error)
-            .hint(format!("shipped recipes: {}", Recipe::shipped_names().join(", ")))
-    })?;
-    // Written down by its whole path: `sync` is called from somewhere else.
-    let path = std::path::absolute(&path).unwrap_or(path);
-    Recipe::parse(&text, &path.to_string_lossy())
 }
 
 /// Opened cache and network.

@@ -49,7 +49,7 @@ pub fn run(
             file: None,
             runtime: RuntimeArgument::Auto,
         },
-        recipe: RecipeArguments::shipped_default(settings),
+        recipe: RecipeArguments::of_settings(settings),
         sources: SourceArguments { trust_tls: false, timeout: 30, offline: false },
         mirror: MirrorArguments::default(),
         batch: BatchArguments::default(),

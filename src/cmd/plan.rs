@@ -6,7 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, RecipeArguments, SourceArguments, Stores, Target, TargetArguments};
+use super::{
+    Context, RecipeArguments, RequestValue, SourceArguments, Stores, Target, TargetArguments,
+    ValueSource,
+};
 use crate::apt::{self, AptFile};
 use crate::ctid::Ctid;
 use crate::diff;
@@ -24,6 +27,7 @@ use crate::fetch::Network;
 use crate::host::devices::Inventory;
 use crate::host::runlog::RunLog;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
+use crate::recipe::{CudaMethod, Userland};
 use crate::runtime::{Runtime, Session};
 
 /// Show what provision would do, and change nothing
@@ -51,6 +55,8 @@ pub struct Download {
 pub struct ContainerPlan {
     /// Which container.
     pub container: Ctid,
+    /// What it is to get, value by value, and where each value comes from.
+    pub request: Vec<RequestValue>,
     /// What would happen, part by part.
     pub parts: Vec<(&'static str, String)>,
     /// The configuration's change as a unified diff; empty when there is none.
@@ -88,6 +94,7 @@ impl ContainerPlan {
     fn new(ctid: &Ctid) -> Self {
         Self {
             container: ctid.clone(),
+            request: Vec::new(),
             parts: Vec::new(),
             diff: String::new(),
             restart: false,
@@ -106,19 +113,18 @@ impl ContainerPlan {
 /// # Errors
 /// What concerns every container; what concerns one is in its plan.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
-    let request = arguments.targets.resolve(context, &arguments.recipe)?;
+    let targets = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
     let inventory = Inventory::read(&context.host.paths).map(Arc::new);
-    let looked: Vec<_> = request
-        .targets
+    let looked: Vec<_> = targets
         .iter()
         .map(|target| (&target.ctid, look_outside(context, &inventory, &*runtime, target)))
         .collect();
     let shares = shares(context, &*runtime, &looked);
     let mut containers = Vec::new();
-    for (ctid, looked) in looked {
+    for (target, (ctid, looked)) in targets.iter().zip(looked) {
         let planned = looked.and_then(|looked| match looked {
             Some(looked) => one(context, &*runtime, (ctid, &looked), &supplies).map(|mut plan| {
                 let others = sharing::others(&shares, ctid, &looked.wish.gpus);
@@ -134,7 +140,10 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
                 Ok(plan)
             }
         });
-        containers.push(planned.unwrap_or_else(|error| refused(ctid, error)));
+        let mut planned = planned.unwrap_or_else(|error| refused(ctid, error));
+        let named = target.wanted.as_ref().map(|wanted| wanted.values.clone());
+        planned.request.splice(0..0, named.unwrap_or_default());
+        containers.push(planned);
     }
     let exit = ExitCode::combine(containers.iter().map(|plan| plan.exit));
     Ok(Plans { schema: 1, containers, exit })
@@ -155,8 +164,9 @@ fn look_outside(
 ) -> Result<Option<Looked>> {
     let ctid = &target.ctid;
     runtime.locate(ctid)?;
+    let wanted = target.wanted.as_ref().map_err(Error::clone)?;
     let inventory = inventory.as_ref().map_err(Error::clone)?;
-    let wish = Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)?;
+    let wish = Wish::resolve(context.host, inventory, &wanted.recipe, &wanted.gpus)?;
     let Some(wish) = wish else { return Ok(None) };
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
     let outside = survey::outside(&session, &wish, None)?;
@@ -246,6 +256,7 @@ fn one(
         result.bytes_to_write = package.map(driver::bytes_to_write);
     }
     describe(&mut result, outside, &plan);
+    result.request = not_named(wish, outside);
     Ok(result)
 }
 
@@ -266,6 +277,29 @@ fn describe(result: &mut ContainerPlan, outside: &Outside, plan: &Plan) {
             format!("{adopted} lines that are as nvstage writes them: `detach` takes them out");
         result.parts.push(("adopt", what));
     }
+}
+
+/// The methods that nobody has named: as its lines have them, or what holds everywhere.
+fn not_named(wish: &Wish, outside: &Outside) -> Vec<RequestValue> {
+    let (journal, ways) = (&outside.journal, outside.ways);
+    let source = |is_default| match is_default {
+        true => ValueSource::Default,
+        false => ValueSource::Configuration,
+    };
+    let recipe = &wish.recipe;
+    let mut values = Vec::new();
+    if recipe.passthrough().is_none() {
+        values.push(RequestValue::new("passthrough", journal.method, ValueSource::Default));
+    }
+    if recipe.userland().is_none() {
+        let is_default = ways.userland == Userland::default();
+        values.push(RequestValue::new("method", ways.userland, source(is_default)));
+    }
+    if recipe.cuda().is_none() && !recipe.packages().is_empty() {
+        let is_default = ways.cuda == CudaMethod::default();
+        values.push(RequestValue::new("cuda", ways.cuda, source(is_default)));
+    }
+    values
 }
 
 fn look(

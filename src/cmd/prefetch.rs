@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::host::devices::Inventory;
 use crate::host::files;
 use crate::lock::Lock;
-use crate::recipe::{Overrides, Recipe};
+use crate::recipe::Recipe;
 use crate::runtime::{self, Runtime};
 use crate::selection;
 
@@ -102,7 +102,7 @@ struct Group {
 /// # Errors
 /// Invalid input, host or install error.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Prefetched> {
-    let recipe = arguments.recipe.resolve(context, &Overrides::default())?;
+    let recipe = arguments.recipe.resolve(context)?;
     let groups = groups(context, arguments, &recipe)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    BatchArguments, Context, MirrorArguments, RecipeArguments, Request, SourceArguments, Stores,
-    Target, TargetArguments,
+    BatchArguments, Context, MirrorArguments, RecipeArguments, SourceArguments, Stores, Target,
+    TargetArguments,
 };
 use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
@@ -69,7 +69,7 @@ pub enum StageArgument {
 /// What concerns every container: the recipe, the arguments, the runtime. What concerns one is in
 /// its report.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
-    let request = arguments.targets.resolve(context, &arguments.recipe)?;
+    let targets = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let manner = Manner {
         stage: match arguments.stage {
@@ -85,8 +85,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
     };
     let stores = Stores::open(context, &arguments.sources)?;
     let work = Work { context, runtime: &*runtime, supplies: &stores.supplies(context), manner };
-    let batch = arguments.batch.batch(context, request.targets.len());
-    Ok(Report::new("provision", work.carry_out(&request, &batch)))
+    let batch = arguments.batch.batch(context, targets.len());
+    Ok(Report::new("provision", work.carry_out(&targets, &batch)))
 }
 
 /// What is the same for every container of a run.
@@ -113,13 +113,10 @@ enum Prepared {
 type Drivers = Vec<(Arc<Recipe>, Result<Driver>)>;
 
 impl Work<'_> {
-    fn carry_out(&self, request: &Request, batch: &Batch<'_>) -> Vec<ContainerReport> {
+    fn carry_out(&self, targets: &[Target], batch: &Batch<'_>) -> Vec<ContainerReport> {
         let inventory = Inventory::read(&self.context.host.paths).map(Arc::new);
-        let prepared: Vec<(&Ctid, Prepared)> = request
-            .targets
-            .iter()
-            .map(|target| (&target.ctid, self.prepare(&inventory, target)))
-            .collect();
+        let prepared: Vec<(&Ctid, Prepared)> =
+            targets.iter().map(|target| (&target.ctid, self.prepare(&inventory, target))).collect();
         self.tell_of_sharing(&prepared);
         let drivers = self.drivers(&prepared);
         let entry = |(ctid, prepared): (&Ctid, Prepared)| {
@@ -147,9 +144,10 @@ impl Work<'_> {
         let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
         let wish = runtime
             .locate(ctid)
-            .and_then(|_| inventory.as_ref().map_err(Error::clone))
-            .and_then(|inventory| {
-                Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)
+            .and_then(|_| target.wanted.as_ref().map_err(Error::clone))
+            .and_then(|wanted| {
+                let inventory = inventory.as_ref().map_err(Error::clone)?;
+                Wish::resolve(context.host, inventory, &wanted.recipe, &wanted.gpus)
             })
             .and_then(|wish| match wish {
                 Some(wish) => survey::outside(&session, &wish, None)

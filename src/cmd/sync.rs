@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    BatchArguments, Context, RuntimeArgument, SourceArguments, Stores, load_recipe, select,
+    BatchArguments, Context, RecipeContent, RecipeFiles, RuntimeArgument, SourceArguments, Stores,
+    select,
 };
 use crate::ctid::Ctid;
 use crate::engine::batch::{Batch, Ended, Entry};
@@ -91,6 +92,7 @@ fn bring(
         runtime,
         supplies: &stores.supplies(context),
         inventory,
+        files: RecipeFiles::new(context),
         image: Ok(None),
         drivers: Mutex::default(),
         in_use: if arguments.restart { InUse::Restart } else { InUse::Skip },
@@ -214,6 +216,7 @@ struct Work<'a> {
     runtime: &'a dyn Runtime,
     supplies: &'a Supplies<'a>,
     inventory: Arc<Inventory>,
+    files: RecipeFiles<'a>,
     /// The image that containers share, or why there is none.
     image: Result<Option<DriverImage>>,
     drivers: Drivers,
@@ -300,8 +303,9 @@ impl Work<'_> {
         let gpus = GpuAssignment::parse(&journal.gpus)?;
         let wish =
             Wish::resolve(context.host, &self.inventory, &recipe, &gpus)?.ok_or_else(|| {
-                Error::host("find out which GPUs it has: its journal names none")
-                    .hint(format!("`nvstage provision {ctid} --gpus LIST`"))
+                Error::host("find out which GPUs it has: its journal names none").hint(format!(
+                    "`nvstage provision {ctid} --gpus all` passes every GPU of this host"
+                ))
             })?;
         let log = context.log(ctid);
         let session = Session { host: context.host, runtime: self.runtime, ctid, log: &log };
@@ -343,7 +347,9 @@ impl Work<'_> {
     /// The recipe that a container was provisioned with, for the loaded module's version.
     fn recipe(&self, journal: &Journal) -> Result<Arc<Recipe>> {
         let driver = Some("host".to_owned());
-        let recipe = load_recipe(self.context, &journal.recipe)?
+        let recipe = self
+            .files
+            .of_journal(journal, RecipeContent::Kept)?
             .with_profile(&journal.profile)?
             .with(&Overrides::from_settings(&journal.settings)?)?
             .with(&Overrides { driver, ..Overrides::default() })?

@@ -1,18 +1,20 @@
-//! Which containers, and what each of them gets: from the command line, a Phoenix file or a fleet
-//! file.
+//! Which containers: from the command line, a Phoenix file or a fleet file; and what each of them
+//! gets, with its journal at hand.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use super::request::{Named, Request, Wanted};
 use super::{Context, RecipeArguments};
+use crate::container::config::LxcConfig;
 use crate::ctid::Ctid;
+use crate::engine::journal;
 use crate::error::{Error, Result};
-use crate::fleet::{Fleet, Member, Wants};
+use crate::fleet::{Fleet, Member};
 use crate::gpu::GpuAssignment;
+use crate::journal::Journal;
 use crate::phoenix::PhoenixConfigs;
-use crate::recipe::{Overrides, Recipe};
 use crate::runtime::{self, Choice, Runtime};
 use crate::selection;
 
@@ -23,6 +25,7 @@ pub struct TargetArguments {
     #[arg(value_name = "CTID")]
     pub containers: Vec<String>,
     /// GPUs to pass through: none, all, or a list of indices, PCI addresses, UUIDs (nvstage gpus)
+    /// [default: the container's, else the recipe's]
     #[arg(long, value_name = "LIST")]
     pub gpus: Option<String>,
     /// The environment's word, which a file's comes before.
@@ -68,17 +71,8 @@ impl From<RuntimeArgument> for Choice {
 pub struct Target {
     /// Which container.
     pub ctid: Ctid,
-    /// Its GPUs.
-    pub gpus: GpuAssignment,
-    /// Its recipe, with everything that was overridden; one value for all that have the same.
-    pub recipe: Arc<Recipe>,
-}
-
-/// What was asked for, before it is compared with the host.
-#[derive(Debug)]
-pub struct Request {
-    /// The containers, each once, in the order in which they were named.
-    pub targets: Vec<Target>,
+    /// What it gets; an error is why that is not known.
+    pub wanted: Result<Wanted>,
 }
 
 /// The containers that words on the command line name, each once. A range means each of its
@@ -96,108 +90,32 @@ fn is_container(runtime: Option<&dyn Runtime>, ctid: &Ctid) -> bool {
 }
 
 impl TargetArguments {
-    /// The containers, their recipes and GPUs.
+    /// The containers, each once, in the order in which they were named; their recipes and GPUs.
     ///
     /// # Errors
-    /// Invalid input.
-    pub fn resolve(&self, context: &Context<'_>, recipe: &RecipeArguments) -> Result<Request> {
+    /// Invalid input. What concerns one container alone, as its journal, is in its target.
+    pub fn resolve(&self, context: &Context<'_>, recipe: &RecipeArguments) -> Result<Vec<Target>> {
         // That there is none is said when one is needed: what was written wrong comes first.
         let runtime = self.runtime(context).ok();
         let runtime = runtime.as_deref();
         let named = select(&self.containers, runtime)?;
-        let targets = match (&self.file, &self.from) {
-            (Some(path), _) => self.of_fleet(context, (path, runtime), &named, recipe)?,
-            (None, Some(path)) => self.of_phoenix(context, path, &named, recipe)?,
-            (None, None) => self.of_command_line(context, named, recipe)?,
-        };
-        Ok(Request { targets })
-    }
-
-    fn of_command_line(
-        &self,
-        context: &Context<'_>,
-        named: Vec<Ctid>,
-        recipe: &RecipeArguments,
-    ) -> Result<Vec<Target>> {
-        let recipe = Arc::new(recipe.resolve(context, &Overrides::default())?);
-        if named.is_empty() {
-            return Err(Error::input("find out which container: none is named").hint(
-                "`nvstage provision 201 202 205-210`, `--file fleet.toml`, \
-                 or `--from phoenix_lxc_configs.json`",
-            ));
+        let request = Request::new(context, recipe)?.with_gpus(
+            assignment(self.gpus.as_ref())?,
+            assignment(self.environment_gpus.as_ref())?,
+        );
+        let work = Targets { context, runtime, request };
+        match (&self.file, &self.from) {
+            (Some(path), _) => work.of_fleet(path, &named),
+            (None, Some(path)) => work.of_phoenix(path, &named, self.all_assigned()),
+            (None, None) => work.of_command_line(named),
         }
-        let gpus = match self.own_gpus()? {
-            Some(gpus) => gpus,
-            None => self.other_gpus(&recipe)?,
-        };
-        let target = |ctid| Target { ctid, gpus: gpus.clone(), recipe: Arc::clone(&recipe) };
-        Ok(named.into_iter().map(target).collect())
     }
 
-    fn of_phoenix(
-        &self,
-        context: &Context<'_>,
-        path: &Path,
-        named: &[Ctid],
-        recipe: &RecipeArguments,
-    ) -> Result<Vec<Target>> {
-        let configs = PhoenixConfigs::parse(&read(path)?, &path.to_string_lossy())?;
-        let recipe = Arc::new(recipe.resolve(context, &configs.overrides())?);
-        let own = self.own_gpus()?;
-        let mut requests = configs.requests(named)?;
-        if self.all_assigned {
-            requests.retain(|(_, gpus)| *gpus != GpuAssignment::None);
-            if requests.is_empty() {
-                let what = format!("find a container with a GPU assigned in `{}`", path.display());
-                return Err(Error::input(what));
-            }
+    fn all_assigned(&self) -> Unassigned {
+        match self.all_assigned {
+            true => Unassigned::LeftOut,
+            false => Unassigned::Kept,
         }
-        let target = |(ctid, gpus)| {
-            let gpus = own.clone().unwrap_or(gpus);
-            Target { ctid, gpus, recipe: Arc::clone(&recipe) }
-        };
-        Ok(requests.into_iter().map(target).collect())
-    }
-
-    fn of_fleet(
-        &self,
-        context: &Context<'_>,
-        (path, runtime): (&Path, Option<&dyn Runtime>),
-        named: &[Ctid],
-        recipe: &RecipeArguments,
-    ) -> Result<Vec<Target>> {
-        let is_container = |ctid: &Ctid| is_container(runtime, ctid);
-        let fleet = Fleet::parse(&read(path)?, &path.to_string_lossy(), &is_container)?;
-        let own = self.own_gpus()?;
-        let mut resolved: Vec<(&Wants, Arc<Recipe>)> = Vec::new();
-        let mut targets = Vec::new();
-        for member in fleet.select(named)? {
-            let known = resolved.iter().find(|(wants, _)| has_same_recipe(wants, &member.wants));
-            let recipe = match known {
-                Some((_, recipe)) => Arc::clone(recipe),
-                None => {
-                    let recipe = Arc::new(of_member(context, &fleet, member, recipe)?);
-                    resolved.push((&member.wants, Arc::clone(&recipe)));
-                    recipe
-                }
-            };
-            let gpus = match own.as_ref().or(member.wants.gpus.as_ref()) {
-                Some(gpus) => gpus.clone(),
-                None => self.other_gpus(&recipe)?,
-            };
-            targets.push(Target { ctid: member.ctid.clone(), gpus, recipe });
-        }
-        Ok(targets)
-    }
-
-    /// What the command line says of GPUs; it comes before every file.
-    fn own_gpus(&self) -> Result<Option<GpuAssignment>> {
-        self.gpus.as_deref().map(GpuAssignment::parse).transpose()
-    }
-
-    /// What environment and recipe say of them; a file comes before these.
-    fn other_gpus(&self, recipe: &Recipe) -> Result<GpuAssignment> {
-        GpuAssignment::parse(self.environment_gpus.as_deref().unwrap_or_else(|| recipe.gpus()))
     }
 
     /// The runtime that was asked for.
@@ -209,23 +127,94 @@ impl TargetArguments {
     }
 }
 
-/// Whether two containers of a fleet get the same, GPUs apart.
-fn has_same_recipe(one: &Wants, other: &Wants) -> bool {
-    let without_gpus = |wants: &Wants| Wants { gpus: None, ..wants.clone() };
-    without_gpus(one) == without_gpus(other)
+/// What becomes of containers of a file to which no GPU is assigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unassigned {
+    Kept,
+    LeftOut,
 }
 
-/// The recipe of a container of a fleet.
-fn of_member(
-    context: &Context<'_>,
-    fleet: &Fleet,
-    member: &Member,
-    arguments: &RecipeArguments,
-) -> Result<Recipe> {
-    let overrides = Overrides::from_settings(&member.wants.set);
-    overrides
-        .and_then(|overrides| arguments.over(&member.wants).resolve(context, &overrides))
-        .map_err(|error| fleet.at(member, error))
+fn assignment(text: Option<&String>) -> Result<Option<GpuAssignment>> {
+    text.map(|text| GpuAssignment::parse(text)).transpose()
+}
+
+/// What is the same for all containers of a run.
+struct Targets<'a> {
+    context: &'a Context<'a>,
+    runtime: Option<&'a dyn Runtime>,
+    request: Request<'a>,
+}
+
+impl Targets<'_> {
+    fn of_command_line(&self, named: Vec<Ctid>) -> Result<Vec<Target>> {
+        if named.is_empty() {
+            // What was written wrong in the recipe comes first.
+            self.request.recipe(&Named::default(), None)?;
+            return Err(Error::input("find out which container: none is named").hint(
+                "`nvstage provision 201 202 205-210`, `--file fleet.toml`, \
+                 or `--from phoenix_lxc_configs.json`",
+            ));
+        }
+        named.into_iter().map(|ctid| self.target(ctid, &Named::default())).collect()
+    }
+
+    fn of_phoenix(
+        &self,
+        path: &Path,
+        named: &[Ctid],
+        unassigned: Unassigned,
+    ) -> Result<Vec<Target>> {
+        let configs = PhoenixConfigs::parse(&read(path)?, &path.to_string_lossy())?;
+        let mut requests = configs.requests(named)?;
+        if unassigned == Unassigned::LeftOut {
+            requests.retain(|(_, gpus)| *gpus != GpuAssignment::None);
+            if requests.is_empty() {
+                let what = format!("find a container with a GPU assigned in `{}`", path.display());
+                return Err(Error::input(what));
+            }
+        }
+        let target = |(ctid, gpus)| {
+            let file =
+                Named { gpus: Some(gpus), overrides: configs.overrides(), ..Named::default() };
+            self.target(ctid, &file)
+        };
+        requests.into_iter().map(target).collect()
+    }
+
+    fn of_fleet(&self, path: &Path, named: &[Ctid]) -> Result<Vec<Target>> {
+        let is_container = |ctid: &Ctid| is_container(self.runtime, ctid);
+        let fleet = Fleet::parse(&read(path)?, &path.to_string_lossy(), &is_container)?;
+        let target = |member: &Member| {
+            let file = Named::by_fleet(&member.wants);
+            let target = file.and_then(|file| self.target(member.ctid.clone(), &file));
+            target.map_err(|error| fleet.at(member, error))
+        };
+        fleet.select(named)?.into_iter().map(target).collect()
+    }
+
+    fn target(&self, ctid: Ctid, file: &Named) -> Result<Target> {
+        let journal = match self.journal(&ctid) {
+            Ok(journal) => journal,
+            Err(error) => return Ok(Target { ctid, wanted: Err(error) }),
+        };
+        let journal = journal.as_ref();
+        let wanted = match self.request.recipe(file, journal) {
+            Ok(recipe) => self.request.wanted(file, journal, recipe),
+            Err(error) if self.request.is_of_journal(file, journal) => Err(error),
+            Err(error) => return Err(error),
+        };
+        let wanted = wanted.map_err(|error| error.on(&ctid));
+        Ok(Target { ctid, wanted })
+    }
+
+    /// What was applied to the container; `None` also for one that is not there, which is said later.
+    fn journal(&self, ctid: &Ctid) -> Result<Option<Journal>> {
+        let Some(runtime) = self.runtime else { return Ok(None) };
+        let Ok(bytes) = runtime.locate(ctid).map(std::fs::read) else { return Ok(None) };
+        let Ok(bytes) = bytes else { return Ok(None) };
+        let config = LxcConfig::parse(&bytes, runtime.dialect());
+        journal::of(&self.context.host.paths, ctid, &config)
+    }
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -41,7 +41,7 @@ pub struct Arguments {
 /// # Errors
 /// What concerns every container; a failed check is exit code 10 in its report.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
-    let request = arguments.targets.resolve(context, &arguments.recipe)?;
+    let targets = arguments.targets.resolve(context, &arguments.recipe)?;
     let runtime = arguments.targets.runtime(context)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let work = Work {
@@ -50,8 +50,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         supplies: &stores.supplies(context),
         inventory: Inventory::read(&context.host.paths).map(Arc::new),
     };
-    let batch = arguments.batch.batch(context, request.targets.len());
-    let entries = request.targets.into_iter().map(|target| {
+    let batch = arguments.batch.batch(context, targets.len());
+    let entries = targets.into_iter().map(|target| {
         let ctid = target.ctid.clone();
         (ctid, Entry::Ready(target))
     });
@@ -80,8 +80,9 @@ impl Work<'_> {
     fn verify(&self, target: &Target, report: &mut ContainerReport) -> Result<()> {
         let Self { context, runtime, supplies, .. } = *self;
         runtime.locate(&target.ctid)?;
+        let wanted = target.wanted.as_ref().map_err(Error::clone)?;
         let inventory = self.inventory.as_ref().map_err(Error::clone)?;
-        let wish = Wish::resolve(context.host, inventory, &target.recipe, &target.gpus)?;
+        let wish = Wish::resolve(context.host, inventory, &wanted.recipe, &wanted.gpus)?;
         let Some(wish) = wish else {
             let why = "no GPU is assigned, nothing to check".to_owned();
             report.add(Step::Checks, Outcome::Skipped(why), Duration::ZERO);

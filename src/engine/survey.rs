@@ -176,6 +176,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
     journal.rootfs = rootfs(&configuration.config);
     journal.state = State::Attached;
     wish.recipe.origin().clone_into(&mut journal.recipe);
+    journal.recipe_text = Some(wish.recipe.text().to_owned());
     wish.recipe.profile().clone_into(&mut journal.profile);
     wish.recipe.settings().clone_into(&mut journal.settings);
     journal.gpus = wish.assignment.to_string();

@@ -27,6 +27,7 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use crate::cmd::RequestValue;
 use crate::cmd::plan::{ContainerPlan, Plans};
 use crate::cmd::prefetch::Prefetched;
 use crate::error::Error;
@@ -185,6 +186,9 @@ fn table_within<const N: usize>(columns: u16, header: [&str; N]) -> Table {
 
 fn plan_text(plan: &ContainerPlan) -> String {
     let mut text = format!("container {}\n", plan.container);
+    for RequestValue { name, value, source } in &plan.request {
+        let _ = writeln!(text, "  {name:<12} {value} ({source})");
+    }
     for (part, what) in &plan.parts {
         let _ = writeln!(text, "  {part:<12} {what}");
     }

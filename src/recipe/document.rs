@@ -68,18 +68,12 @@ pub(super) struct PackagesSection {
     pub(super) allow: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PassthroughSection {
-    pub(super) gpus: String,
+    pub(super) gpus: Option<String>,
     pub(super) method: Option<Method>,
     pub(super) group: Option<String>,
-}
-
-impl Default for PassthroughSection {
-    fn default() -> Self {
-        Self { gpus: "all".to_owned(), method: None, group: None }
-    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -50,6 +50,7 @@ pub const FULL: &str = "full";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     origin: String,
+    text: String,
     profile: String,
     name: String,
     description: String,
@@ -65,7 +66,7 @@ pub struct Recipe {
     profiles: BTreeMap<String, Vec<String>>,
     deny: Vec<String>,
     allow: Vec<String>,
-    gpus: String,
+    gpus: Option<String>,
     method: Option<Method>,
     group: Option<String>,
     checks: Vec<Check>,
@@ -117,6 +118,7 @@ impl Recipe {
         distributions.extend(file.distribution);
         let recipe = Self {
             origin: origin.to_owned(),
+            text: text.to_owned(),
             profile: FULL.to_owned(),
             name: file.name,
             description: file.description,
@@ -235,6 +237,11 @@ impl Recipe {
         &self.origin
     }
 
+    /// The text that it was read from.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The profile whose packages it has.
     pub fn profile(&self) -> &str {
         &self.profile
@@ -276,10 +283,10 @@ impl Recipe {
         self.group.as_deref()
     }
 
-    /// The GPUs that a container gets where nothing else is said, as [`GpuAssignment::parse`]
-    /// reads them.
-    pub fn gpus(&self) -> &str {
-        &self.gpus
+    /// The GPUs that a container gets where nobody names any, as [`GpuAssignment::parse`] reads
+    /// them; `None` where the recipe leaves it open.
+    pub fn gpus(&self) -> Option<&str> {
+        self.gpus.as_deref()
     }
 
     /// The checks after the installation, in order.
@@ -301,7 +308,7 @@ impl Recipe {
             }
             packages::check(install, &self.deny, &self.allow)?;
         }
-        GpuAssignment::parse(&self.gpus)?;
+        self.gpus().map(GpuAssignment::parse).transpose()?;
         for flag in &self.installer_options.extra {
             // The self-extracting file splits its arguments again at blanks.
             if !flag.starts_with("--") || flag.contains(|c: char| c.is_whitespace()) {

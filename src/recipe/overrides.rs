@@ -18,9 +18,11 @@ const REPOSITORY_SCHEMES: [&str; 3] = ["https://", "http://", "file:/"];
 pub struct Overrides {
     /// The driver: `host` or a version.
     pub driver: Option<String>,
-    /// The CUDA repository; may contain `{distribution}` and `{arch}` (`x86_64`, `sbsa`).
+    /// The CUDA repository; may contain `{distribution}` and `{arch}` (`x86_64`, `sbsa`). An empty
+    /// one is the recipe's again.
     pub repository_url: Option<String>,
-    /// The installer; may contain `{version}` and `{arch}` (`x86_64`, `aarch64`).
+    /// The installer; may contain `{version}` and `{arch}` (`x86_64`, `aarch64`). An empty one is the
+    /// recipe's again.
     pub installer_url: Option<String>,
     /// The packages to install.
     pub packages: Option<Vec<String>>,
@@ -69,33 +71,47 @@ impl Recipe {
     pub fn with(mut self, overrides: &Overrides) -> Result<Self> {
         if let Some(driver) = &overrides.driver {
             self.driver = DriverChoice::parse(driver)?;
+            let version = match &self.driver {
+                DriverChoice::Host => None,
+                DriverChoice::Exactly(version) => Some(version.to_string()),
+            };
+            self.keep("driver", version.as_deref());
         }
         if let Some(installer) = &overrides.installer_url {
-            url::check(installer.trim(), &INSTALLER_SCHEMES)?;
-            self.installer_url = Some(installer.trim().to_owned());
-            self.keep("installer.url", installer.trim());
+            let installer = checked(installer, &INSTALLER_SCHEMES)?;
+            self.keep("installer.url", installer.as_deref());
+            self.installer_url = installer;
         }
         if let Some(repository) = &overrides.repository_url {
-            url::check(repository.trim(), &REPOSITORY_SCHEMES)?;
-            self.repository_url = Some(repository.trim().to_owned());
-            self.keep("repository.url", repository.trim());
+            let repository = checked(repository, &REPOSITORY_SCHEMES)?;
+            self.keep("repository.url", repository.as_deref());
+            self.repository_url = repository;
         }
         if let Some(names) = &overrides.packages {
             packages::check(names, &self.deny, &self.allow)?;
             self.install.clone_from(names);
-            self.keep("packages", &names.join(","));
+            self.keep("packages", Some(&names.join(",")));
         }
         Ok(self)
     }
 
-    /// What was replaced, as `--set` takes it, but for the driver's version.
+    /// What was replaced, as `--set` takes it.
     pub fn settings(&self) -> &[String] {
         &self.settings
     }
 
-    fn keep(&mut self, key: &str, value: &str) {
+    /// Remembers what a key was set to; `None` is the recipe's value.
+    fn keep(&mut self, key: &str, value: Option<&str>) {
         let begin = format!("{key}=");
         self.settings.retain(|setting| !setting.starts_with(&begin));
-        self.settings.push(begin + value);
+        self.settings.extend(value.map(|value| begin + value));
+    }
+}
+
+/// A URL of these schemes; `None` for an empty one.
+fn checked(url: &str, schemes: &[&str]) -> Result<Option<String>> {
+    match url.trim() {
+        "" => Ok(None),
+        url => url::check(url, schemes).map(|()| Some(url.to_owned())),
     }
 }

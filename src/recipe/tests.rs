@@ -39,6 +39,7 @@ fn the_shipped_recipes_are_sound() {
         assert_eq!(recipe.name(), name);
         assert_eq!(recipe.driver_choice(), &DriverChoice::Host);
         assert!(!recipe.description().is_empty());
+        assert_eq!(recipe.gpus(), None, "a shipped recipe widens nothing");
     }
     assert!(Recipe::shipped("nothing").is_none());
     assert_eq!(default().packages(), ["cuda-toolkit-12-8", "nvtop"]);
@@ -223,6 +224,15 @@ fn settings_take_the_place_of_the_recipes_values() {
     assert_eq!(artifact.urls, ["/srv/NVIDIA-Linux-x86_64-580.76.05.run"]);
     assert!(artifact.digest.is_some());
     assert!(with(&["packages="]).unwrap().packages().is_empty());
+    let kept = ["driver=580.76.05", "packages=cuda-toolkit-12-8,htop"];
+    assert!(kept.iter().all(|setting| recipe.settings().iter().any(|known| known == setting)));
+    let back = ["driver=host", "installer.url=", "repository.url="].map(str::to_owned);
+    let recipe = recipe.with(&Overrides::from_settings(&back).unwrap()).unwrap();
+    assert_eq!(recipe.settings(), ["packages=cuda-toolkit-12-8,htop"]);
+    assert_eq!(recipe.driver_choice(), &DriverChoice::Host);
+    assert!(
+        recipe.installer(&version("580.76.05"), X86_64).unwrap().urls[0].contains("nvidia.com")
+    );
 }
 
 #[test]
@@ -237,7 +247,7 @@ fn malformed_settings_are_refused() {
         ("packages=cuda-drivers", "the recipe denies it"),
         ("repository.url=/srv", "as a URL"),
         ("repository.url=http://a/ [trusted=yes]", "as a URL"),
-        ("installer.url=", "as a URL"),
+        ("installer.url=x", "as a URL"),
     ] {
         let error = with(&[setting]).unwrap_err();
         assert_eq!(error.code(), ExitCode::Input);

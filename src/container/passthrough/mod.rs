@@ -14,6 +14,7 @@ mod survey;
 mod undo;
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,15 @@ pub enum Method {
     /// Proxmox VE's `dev[n]`, 8.1 and newer: it makes the nodes itself at every start, with the
     /// numbers that the host's have then.
     Device,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Mount => "mount",
+            Self::Device => "device",
+        })
+    }
 }
 
 /// A device node of the host that a container should have at the same path.
