@@ -206,6 +206,49 @@ fn from_an_installed_driver_to_the_hosts_and_back() {
     changes_nothing(&host, &recipe, &ctid);
 }
 
+/// Files and a directory of the container's own where links go, and what each of them is.
+const OWN: &str = "mkdir -p /usr/share/nvidia/mine /etc/OpenCL/vendors
+echo mine >/usr/share/nvidia/mine/file
+echo 'echo mine' >/usr/bin/nvidia-smi && chmod 4711 /usr/bin/nvidia-smi
+echo libmine.so >/etc/OpenCL/vendors/nvidia.icd";
+const OWN_LOOK: &str = "stat -c '%n %a %F' /usr/bin/nvidia-smi /usr/share/nvidia /etc/OpenCL/vendors/nvidia.icd
+cat /usr/bin/nvidia-smi /usr/share/nvidia/mine/file /etc/OpenCL/vendors/nvidia.icd
+find / -xdev -name '*.nvstage-aside*'";
+
+#[test]
+fn what_is_in_the_place_of_a_link_is_moved_aside_and_put_back() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let recipe = site.driver_only();
+    // What lies in the image is known when another container has it.
+    let other = host.container("unprivileged", &[]);
+    provision(&host, &recipe, &other, &["--method", "share"]).code(0);
+    let ctid = host.container("unprivileged", &[]);
+    host.start(&ctid);
+    host.inside(&ctid, OWN).code(0);
+    let own = host.inside(&ctid, OWN_LOOK).code(0).stdout;
+    let plan = ["plan", &ctid, "--gpus", "0", "--recipe", &recipe, "--method", "share"];
+    for path in ["/usr/bin/nvidia-smi", "/usr/share/nvidia", "/etc/OpenCL/vendors/nvidia.icd"] {
+        host.run(&plan).code(10).shows(&format!("its own `{path}`"));
+    }
+    let run = provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
+    run.says("moved the container's own `/usr/bin/nvidia-smi` to `/usr/bin/nvidia-smi.nvstage-aside`");
+    host.inside(&ctid, "nvidia-smi | grep 'Driver Version: 580.76.05'").code(0);
+    changes_nothing(&host, &recipe, &ctid);
+    host.run(&["verify", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);
+
+    // A package of the container's brings its file anew.
+    host.inside(&ctid, "rm /usr/bin/nvidia-smi && echo newer >/usr/bin/nvidia-smi").code(0);
+    provision(&host, &recipe, &ctid, &[]).code(0).says("nvidia-smi.nvstage-aside~");
+    changes_nothing(&host, &recipe, &ctid);
+    host.inside(&ctid, "mv -f /usr/bin/nvidia-smi.nvstage-aside /usr/bin/nvidia-smi.nvstage-aside~")
+        .code(0);
+
+    let run = host.run(&["detach", &ctid, "--uninstall"]).code(0);
+    run.says("put the container's own `/usr/share/nvidia` back");
+    assert_eq!(host.inside(&ctid, OWN_LOOK).code(0).stdout, own);
+    host.inside(&ctid, "! test -e /usr/lib/nvstage").code(0);
+}
+
 #[test]
 fn a_directory_of_the_host_in_the_place_of_the_driver_does_not_count_as_shown() {
     let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
@@ -285,6 +328,50 @@ fn packages_that_something_else_needs_are_told_before_anything_is_touched() {
         host.inside(&ctid, look).code(0);
     }
     changes_nothing(&host, &recipe, &ctid);
+}
+
+#[test]
+fn nothing_of_the_containers_own_is_hidden_by_what_is_shared() {
+    let (host, site, ctid) = with_packages();
+    let recipe = site.recipe();
+    let (config, init) = (host.config(&ctid), host.init(&ctid));
+    let arguments = ["--method", "share", "--cuda", "share"];
+    let plan = ["plan", &ctid, "--gpus", "0", "--recipe", &recipe];
+    for (own, undo, told) in [
+        (
+            // Also while there is no image yet.
+            "echo mine >/usr/local/cuda-12.8/mine",
+            "rm /usr/local/cuda-12.8/mine",
+            "`/usr/local/cuda-12.8/mine` is the container's own",
+        ),
+        (
+            "mkdir /usr/local/cuda-12.8/own && mount -t tmpfs mine /usr/local/cuda-12.8/own",
+            "umount /usr/local/cuda-12.8/own && rmdir /usr/local/cuda-12.8/own",
+            "`/usr/local/cuda-12.8/own`: `mine` (tmpfs) is mounted there",
+        ),
+        (
+            "mkdir -p /usr/lib/nvstage/driver && mount -t tmpfs mine /usr/lib/nvstage/driver",
+            "umount /usr/lib/nvstage/driver && rm -r /usr/lib/nvstage",
+            "`/usr/lib/nvstage/driver`: `mine` (tmpfs) is mounted there",
+        ),
+        (
+            "mkdir -p /usr/lib/nvstage/driver && touch /usr/lib/nvstage/driver/mine",
+            "rm -r /usr/lib/nvstage",
+            "`/usr/lib/nvstage/driver/mine` is the container's own",
+        ),
+    ] {
+        host.inside(&ctid, own).code(0);
+        let mounts = host.inside(&ctid, "cat /proc/self/mounts").stdout;
+        let planned = host.run(&[&plan[..], &arguments].concat()).code(5);
+        planned.shows(told);
+        provision(&host, &recipe, &ctid, &arguments).code(5).says(told);
+        assert_eq!((host.config(&ctid), host.init(&ctid)), (config.clone(), init));
+        assert_eq!(host.inside(&ctid, "cat /proc/self/mounts").stdout, mounts);
+        host.inside(&ctid, undo).code(0);
+    }
+    changes_nothing(&host, &recipe, &ctid);
+    provision(&host, &recipe, &ctid, &arguments).code(0);
+    host.inside(&ctid, COMPILER).code(0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A system that packages are resolved for: its dpkg status, its apt sources, and the keys that it
 //! has, read from its files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deb822_fast::ParagraphReader;
 
@@ -131,9 +131,26 @@ pub fn installed_version(status: &str, package: &str) -> Option<String> {
     stanza.get("Version").map(|version| version.trim().to_owned())
 }
 
+/// The packages that apt has installed because others need them, by its own file
+/// (`/var/lib/apt/extended_states`, `apt-mark(8)`).
+pub fn automatic(states: &str) -> BTreeSet<String> {
+    let is_marked = |stanza: &deb822_fast::Paragraph| {
+        stanza.get("Auto-Installed").is_some_and(|mark| mark.trim() == "1")
+    };
+    let marked = ParagraphReader::new(states.as_bytes()).flatten().filter(is_marked);
+    marked.filter_map(|stanza| Some(stanza.get("Package")?.trim().to_owned())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_that_others_need_are_told_from_those_that_were_asked_for() {
+        let states = "Package: cuda-nvcc-12-8\nArchitecture: amd64\nAuto-Installed: 1\n\n\
+            Package: nvtop\nArchitecture: amd64\nAuto-Installed: 0\n";
+        assert_eq!(automatic(states).into_iter().collect::<Vec<_>>(), ["cuda-nvcc-12-8"]);
+    }
 
     #[test]
     fn a_system_is_read_from_its_files() {

@@ -206,7 +206,8 @@ fn one(
 ) -> Result<ContainerPlan> {
     let (ctid, Looked { wish, outside }) = container;
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
-    let known = Known::of(&session, wish, supplies, (outside.ways, outside.pid))?;
+    let mut known = Known::of(&session, wish, supplies, (outside.ways, outside.pid))?;
+    known.conflict.take().map_or(Ok(()), Err)?;
     let with_cuda = match &known.images.cuda {
         Some(image) => Some(survey::outside(&session, wish, Some(image))?),
         None => None,

@@ -16,7 +16,7 @@ use crate::engine::before::{self, Before};
 use crate::engine::configure::{self, Applied, Change};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
-use crate::engine::survey::{self, Configuration, Look};
+use crate::engine::survey::{self, Configuration, Look, OwnFiles};
 use crate::engine::tenant::{self, Images};
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -128,7 +128,9 @@ impl Work<'_> {
         let root = survey::root(session, pid)?;
         if tenant::remains(&root) {
             // What is shown may lie over what is to be removed.
-            self.steps.step(Step::Share, || Ok((unshare(session, (pid, &root))?, ())))?;
+            let own =
+                self.steps.step(Step::Share, || unshare(session, (pid, &root)))?;
+            own.remarks().iter().for_each(|remark| self.steps.warn(remark));
         }
         if removal == Removal::Everything {
             let packages = journal.map_or(&[][..], |journal| &journal.packages);
@@ -284,16 +286,19 @@ fn describe(edit: &Edit) -> String {
 }
 
 /// Takes away what was set up inside for what it shares.
-fn unshare(session: &Session<'_>, (pid, root): (u32, &ContainerRoot)) -> Result<Outcome> {
+fn unshare(
+    session: &Session<'_>,
+    (pid, root): (u32, &ContainerRoot),
+) -> Result<(Outcome, OwnFiles)> {
     let nothing = Images::default();
     nothing.align(pid, root).map_err(|error| error.on(session.ctid))?;
     let look = Look { wait: 0, nodes: &[], packages: &[], checks: &[] };
-    survey::set_up(session, look, &nothing, "")?;
+    let (_, own) = survey::set_up(session, look, &nothing, "")?;
     journal::update_managed(&session.host.paths, session.ctid, |journal| {
         (journal.userland, journal.cuda) = Default::default();
         journal.cuda_image = None;
     })?;
-    Ok(Outcome::Changed("nothing of the host is set up any more".to_owned()))
+    Ok((Outcome::Changed("nothing of the host is set up any more".to_owned()), own))
 }
 
 /// Has NVIDIA's uninstaller remove the driver that it has a record of.

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod check;
 pub mod closure;
 pub mod configure;
+pub mod conflicts;
 pub mod detach;
 pub mod doctor;
 pub mod drift;

@@ -343,11 +343,7 @@ fn cuda(root: Option<&ContainerRoot>, journal: Option<&Journal>) -> Vec<Seen<Str
     }
     let Some(journal) = journal else { return Vec::new() };
     let of_image = journal.cuda_image.as_deref().and_then(|id| cuda_version(id.split('-').next()?));
-    let of_packages = journal.packages.iter().filter_map(|name| {
-        let (name, minor) = name.strip_prefix("cuda-")?.rsplit_once('-')?;
-        let (_, major) = name.rsplit_once('-')?;
-        cuda_version(&format!("{major}.{minor}"))
-    });
+    let of_packages = journal.packages.iter().filter_map(|name| tenant::cuda_version_of(name));
     let versions: BTreeSet<String> = of_packages.chain(of_image).collect();
     versions.into_iter().map(seen(Source::Journal)).collect()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::answer::Answer;
 use crate::apt::{self, system};
 use crate::architecture::Architecture;
 use crate::container::config::{Dialect, LineKind, LxcConfig};
@@ -279,6 +280,8 @@ pub struct System {
     pub distribution: String,
     /// The packages that dpkg knows, as it writes them down.
     pub packages: String,
+    /// The name of its directories of libraries.
+    pub triplet: &'static str,
 }
 
 /// Looks at the system of a running container from outside, and refuses one that NVIDIA's userland
@@ -296,7 +299,7 @@ pub fn system(root: &ContainerRoot, architecture: Architecture) -> Result<System
     };
     refuse_found(facts, architecture)?;
     let distribution = system::distribution(&text("/etc/os-release"));
-    Ok(System { distribution, packages: text("/var/lib/dpkg/status") })
+    Ok(System { distribution, packages: text("/var/lib/dpkg/status"), triplet })
 }
 
 /// What to look for inside.
@@ -335,8 +338,45 @@ pub fn inside(session: &Session<'_>, look: Look<'_>) -> Result<Facts> {
     Facts::parse(&ran.answer).map_err(|error| error.because(ran.ended).on(session.ctid))
 }
 
-/// Puts right inside what is shared, and looks at the container after that: one call. Returns the
-/// facts, and the paths where something of the container's own is in the way and stays.
+/// What became of the container's own files where something that is shared belongs.
+#[derive(Debug, Default)]
+pub struct OwnFiles {
+    /// Paths where it stays.
+    pub kept: Vec<String>,
+    /// What was moved aside: path, and where it is now.
+    pub aside: Vec<String>,
+    /// What was put back.
+    pub back: Vec<String>,
+    /// What was moved aside once, and stays there: at its path is something else now.
+    pub left: Vec<String>,
+}
+
+impl OwnFiles {
+    fn of(answer: &Answer) -> Self {
+        let all = |key| answer.all(key).map(str::to_owned).collect();
+        Self { kept: all("kept"), aside: all("aside"), back: all("back"), left: all("left") }
+    }
+
+    /// What there is to tell of them.
+    pub fn remarks(&self) -> Vec<String> {
+        let pair = |text: &'_ String| -> (String, String) {
+            let (path, place) = text.split_once(' ').unwrap_or((text, text));
+            (path.to_owned(), place.to_owned())
+        };
+        let kept = self.kept.iter();
+        let kept = kept.map(|path| format!("kept `{path}`: it is the container's own"));
+        let aside = self.aside.iter().map(pair).map(|(path, place)| {
+            format!("moved the container's own `{path}` to `{place}`: `detach --uninstall` puts it back")
+        });
+        let back = self.back.iter().map(|path| format!("put the container's own `{path}` back"));
+        let left = self.left.iter().map(pair).map(|(path, place)| {
+            format!("left `{place}`: at `{path}`, where it was, is something else now")
+        });
+        kept.chain(aside).chain(back).chain(left).collect()
+    }
+}
+
+/// Puts right inside what is shared, and looks at the container after that: one call.
 ///
 /// # Errors
 /// Install error when something cannot be put right, or as [`inside`].
@@ -345,7 +385,7 @@ pub fn set_up(
     look: Look<'_>,
     images: &Images,
     triplet: &str,
-) -> Result<(Facts, Vec<String>)> {
+) -> Result<(Facts, OwnFiles)> {
     let ran = look_by(session, look, (tenant::SET_UP, &images.arguments(triplet)))?;
     let failed = || Error::install("set up inside what the host shares").on(session.ctid);
     if ran.answer.has("busy") {
@@ -359,10 +399,9 @@ pub fn set_up(
             .hint("is there room in the container's root file system?")
             .hint(session.log.whole_output("the script")));
     }
-    let kept = ran.answer.all("kept").map(str::to_owned).collect();
     let facts =
         Facts::parse(&ran.answer).map_err(|error| error.because(ran.ended).on(session.ctid))?;
-    Ok((facts, kept))
+    Ok((facts, OwnFiles::of(&ran.answer)))
 }
 
 fn look_by(

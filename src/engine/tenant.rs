@@ -6,12 +6,14 @@
 //! right by the trees' mounts and one script inside.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::apt::system::installed_version;
 use crate::container::{self, config::LxcConfig, shared::SharedTree};
 use crate::ctid::Ctid;
+use crate::engine::conflicts::{self, Place};
 use crate::engine::journal;
 use crate::engine::shared::{self, CudaImage, DriverImage};
 use crate::engine::supplies::Supplies;
@@ -19,7 +21,7 @@ use crate::engine::survey::{self, System};
 use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::mount;
+use crate::host::mount::{self, Owner};
 use crate::host::rootfs::ContainerRoot;
 use crate::journal::Journal;
 use crate::lock::{Lock, LockedPackage, Role};
@@ -47,6 +49,8 @@ const CUDA: &str = "/usr/local/cuda-";
 const CONF: &str = "/etc/ld.so.conf.d/nvstage.conf";
 /// Has the dynamic linker look for libraries at each start.
 const UNIT: &str = "/etc/systemd/system/nvstage-ldconfig.service";
+/// Where everything of ours is that is inside.
+const HOME: &str = "/usr/lib/nvstage";
 /// The links that were made, one a line: path and target.
 const LINKS: &str = "/usr/lib/nvstage/links";
 /// Data of the driver that libraries look up by their whole path; names in it have the version.
@@ -120,12 +124,64 @@ pub struct Images {
 }
 
 /// Something of the host's that is shown inside.
-struct Shown<'a> {
+pub(super) struct Shown<'a> {
     /// The directory of this host.
     source: std::path::PathBuf,
     /// The absolute path inside.
-    target: String,
+    pub(super) target: String,
     name: &'a str,
+}
+
+/// A link inside into what is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Its absolute path.
+    pub(super) path: String,
+    target: String,
+    room: Room,
+}
+
+/// What becomes of something of the container's own at the place of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// It makes room, and is put back when the link goes.
+    MovedAside,
+    /// It stays; there is no link then.
+    Left,
+}
+
+/// What is at the place of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtLink {
+    Right,
+    /// Nothing, or another link of ours.
+    Missing,
+    /// Something of the container's own.
+    Own,
+}
+
+impl Link {
+    /// Whether it is there.
+    pub(super) fn is_made(&self, root: &ContainerRoot) -> bool {
+        self.at(root) == AtLink::Right
+    }
+
+    fn at(&self, root: &ContainerRoot) -> AtLink {
+        match root.link_target(&self.path) {
+            Ok(found) if found == Path::new(&self.target) => AtLink::Right,
+            Ok(found) if found.starts_with(HOME) => AtLink::Missing,
+            Ok(_) => AtLink::Own,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => AtLink::Own,
+            Err(_) => AtLink::Missing,
+        }
+    }
+}
+
+/// As the list inside has it.
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.path, self.target)
+    }
 }
 
 impl Images {
@@ -135,7 +191,7 @@ impl Images {
         driver.chain(self.cuda.iter().map(|image| format!("CUDA {}", image.id))).collect()
     }
 
-    fn shown(&self) -> Vec<Shown<'_>> {
+    pub(super) fn shown(&self) -> Vec<Shown<'_>> {
         let driver = self.driver.iter().map(|image| Shown {
             source: image.mounted_at.clone(),
             target: DRIVER.to_owned(),
@@ -173,9 +229,9 @@ impl Images {
         self.driver.as_ref().map(of_driver).unwrap_or_default()
     }
 
-    /// The links that belong inside: absolute path and target. A name with the version in it would
-    /// lead nowhere after the next change of the host's driver, so none has one.
-    fn links(&self, triplet: &str) -> Vec<(String, String)> {
+    /// The links that belong inside. A name with the version in it would lead nowhere after the next
+    /// change of the host's driver, so none has one.
+    pub(super) fn links(&self, triplet: &str) -> Vec<Link> {
         let mut links = Vec::new();
         if let Some(image) = &self.driver {
             let version = image.version.as_str();
@@ -200,19 +256,22 @@ impl Images {
                 }));
             }
         }
-        links.extend(self.cuda.iter().flat_map(|image| image.links.clone()));
-        links
+        // A program or list of a driver of another version would be found in their place.
+        let link = |room| move |(path, target)| Link { path, target, room };
+        let of_cuda = self.cuda.iter().flat_map(|image| image.links.clone());
+        let of_driver = links.into_iter().map(link(Room::MovedAside));
+        of_driver.chain(of_cuda.map(link(Room::Left))).collect()
     }
 
     /// What the script inside is told.
-    pub fn arguments(&self, triplet: &str) -> [String; 3] {
-        let links: Vec<String> = self
-            .links(triplet)
-            .into_iter()
-            .map(|(path, target)| format!("{path} {target}"))
-            .collect();
+    pub fn arguments(&self, triplet: &str) -> [String; 4] {
+        let links = self.links(triplet);
+        let lines: Vec<String> = links.iter().map(ToString::to_string).collect();
+        let moving = links.iter().filter(|link| link.room == Room::MovedAside);
+        let moving: Vec<&str> = moving.map(|link| link.path.as_str()).collect();
         let driver = if self.driver.is_some() { "driver" } else { "" };
-        [self.directories().join("\n"), links.join("\n"), driver.to_owned()]
+        let directories = self.directories().join("\n");
+        [directories, lines.join("\n"), driver.to_owned(), moving.join("\n")]
     }
 
     /// What is missing of what a running container is to share, or is of another version.
@@ -244,17 +303,24 @@ impl Images {
         }
         let list = root.read_text(LINKS, 1 << 20).unwrap_or_default();
         let links = self.links(triplet);
-        if list.lines().ne(links.iter().map(|(path, target)| format!("{path} {target}"))) {
+        if list.lines().map(str::to_owned).ne(links.iter().map(ToString::to_string)) {
             problems.push("it was not set up to the end".to_owned());
         }
-        let is_missing = |(path, target): &(String, String)| match root.link_target(path) {
-            Ok(found) => found != Path::new(target) && found.starts_with("/usr/lib/nvstage"),
-            // Something else of the container's own stays.
-            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-        };
-        let missing = links.into_iter().filter(is_missing);
-        problems.extend(missing.map(|(path, _)| format!("the link `{path}` is missing")));
+        problems.extend(links.iter().filter_map(|link| match (link.at(root), link.room) {
+            (AtLink::Right, _) | (AtLink::Own, Room::Left) => None,
+            (AtLink::Own, Room::MovedAside) => {
+                Some(format!("`{}` is the container's own", link.path))
+            }
+            (AtLink::Missing, _) => Some(format!("the link `{}` is missing", link.path)),
+        }));
         problems
+    }
+
+    /// What of the container's own is moved aside for a link.
+    fn moved_aside(&self, root: &ContainerRoot, triplet: &str) -> Vec<String> {
+        let links = self.links(triplet).into_iter();
+        let moving = links.filter(|link| link.room == Room::MovedAside);
+        moving.filter(|link| link.at(root) == AtLink::Own).map(|link| link.path).collect()
     }
 
     /// Libraries that the dynamic linker does not know.
@@ -283,17 +349,10 @@ impl Images {
     /// Where something is shown inside that is not shared any more.
     fn unwanted(&self, pid: u32) -> Vec<String> {
         let wanted: Vec<String> = self.shown().into_iter().map(|shown| shown.target).collect();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        let targets = text.lines().filter_map(image_target);
+        let mounts = mount::mounts(pid).unwrap_or_default().into_iter();
+        let ours = mounts.filter(|mounted| mounted.owner == Owner::Nvstage);
+        let targets = ours.map(|mounted| mounted.target).filter(|target| is_place(target));
         targets.filter(|target| !wanted.contains(target)).collect()
-    }
-
-    /// Directories of the container's own that have files, and that what is shown hides; asked before
-    /// it is shown.
-    pub fn hidden(&self, root: &ContainerRoot) -> Vec<String> {
-        let shown = self.shown().into_iter().filter(|shown| !is_shown(root, shown));
-        let has_files = |target: &String| root.names(target).is_ok_and(|names| !names.is_empty());
-        shown.map(|shown| shown.target).filter(has_files).collect()
     }
 
     /// Takes away what is shown of CUDA, so that what lies behind it can be worked on.
@@ -306,20 +365,9 @@ impl Images {
     }
 }
 
-/// Where a line of `mountinfo` (`proc_pid_mountinfo(5)`) shows an image, at one of our places.
-fn image_target(line: &str) -> Option<String> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let target = mount.split(' ').nth(4)?;
-    let is_place = target == DRIVER || target == "/opt/nvidia" || target.starts_with(CUDA);
-    let device = filesystem.strip_prefix("squashfs ")?.split(' ').next()?;
-    (is_place && is_image(device)).then(|| target.to_owned())
-}
-
-/// Whether a loop device, `/dev/loop3`, is of one of our images (`sysfs-block-loop`).
-fn is_image(device: &str) -> bool {
-    let name = device.trim_start_matches("/dev/");
-    let file = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
-    file.is_ok_and(|file| file.starts_with("/var/lib/nvstage/"))
+/// Whether something of the host's may be shown at a path inside.
+fn is_place(target: &str) -> bool {
+    target == DRIVER || target == "/opt/nvidia" || target.starts_with(CUDA)
 }
 
 /// Compares a running container with what it is to share.
@@ -353,24 +401,35 @@ pub struct Own {
     pub driver: Option<DriverVersion>,
     /// Packages of CUDA.
     pub packages: Vec<String>,
+    /// Files and directories that are in the way of a link, and nobody's above.
+    pub files: Vec<String>,
 }
 
 impl Own {
-    /// Finds out, by the installer's record and dpkg's.
-    pub fn of(root: &ContainerRoot, system: &System, ways: Ways, packages: &[String]) -> Self {
-        let record = survey::record(root).and_then(|record| record.version);
+    /// Finds out, by the installer's record and dpkg's, and by what is at the places of links.
+    pub fn of(
+        root: &ContainerRoot,
+        system: &System,
+        (ways, images): (Ways, &Images),
+        packages: &[String],
+    ) -> Self {
+        let record = survey::record(root).filter(|_| ways.userland == Userland::Share);
+        let driver = record.as_ref().and_then(|record| record.version.clone());
         let is_there = |name: &&String| installed_version(&system.packages, name).is_some();
         let packages = packages.iter().filter(is_there).cloned();
-        Self {
-            driver: record.filter(|_| ways.userland == Userland::Share),
-            packages: packages.filter(|_| ways.cuda == CudaMethod::Share).collect(),
-        }
+        // What the installer has put away it puts back when it is uninstalled.
+        let is_uninstalled = |path: &String| record.as_ref().is_some_and(|known| known.has(path));
+        let mut files = images.moved_aside(root, system.triplet);
+        files.retain(|path| !is_uninstalled(path));
+        let packages = packages.filter(|_| ways.cuda == CudaMethod::Share).collect();
+        Self { driver, packages, files }
     }
 
     fn names(&self) -> Vec<String> {
         let driver = self.driver.iter().map(|version| format!("its own driver {version}"));
         let packages = (!self.packages.is_empty()).then(|| self.packages.join(" "));
-        driver.chain(packages).collect()
+        let files = self.files.iter().map(|path| format!("its own `{path}`"));
+        driver.chain(packages).chain(files).collect()
     }
 }
 
@@ -383,6 +442,8 @@ pub struct Known {
     pub images: Images,
     /// The recipe with the packages that are for apt.
     pub apt: Recipe,
+    /// Why nothing can be shared with it as it is.
+    pub conflict: Option<Error>,
 }
 
 impl Known {
@@ -399,18 +460,23 @@ impl Known {
     ) -> Result<Self> {
         let paths = &session.host.paths;
         let (mut images, mut missing) = (Images::default(), Vec::new());
+        // The places of images that are not made yet.
+        let mut expected = Vec::new();
         if ways.userland == Userland::Share {
             images.driver = shared::driver_at_hand(paths, &wish.version)?;
             if images.driver.is_none() {
                 missing.push(format!("driver {}", wish.version));
+                expected.push(DRIVER.to_owned());
             }
         }
         let root = pid.map(|pid| survey::root(session, pid)).transpose()?;
         let mut own = Own::default();
+        let mut conflict = None;
         let mut apt = (*wish.recipe).clone();
         if let (true, Some(root)) = (ways.share(), &root) {
             let system = survey::system(root, wish.architecture)?;
             let mut packages = Vec::new();
+            let mut cuda_lock = None;
             if ways.cuda == CudaMethod::Share {
                 let lock = locked(supplies, wish, (&system, session.ctid))?;
                 let (image, rest) = match shared::cuda_at_hand(paths, &lock)? {
@@ -422,10 +488,19 @@ impl Known {
                 apt = apt.with_packages(rest);
                 if image.is_none() {
                     missing.push("CUDA".to_owned());
+                    let versions = packages.iter().filter_map(|name| cuda_version_of(name));
+                    expected.extend(versions.map(|version| format!("{CUDA}{version}")));
                 }
                 images.cuda = image;
+                cuda_lock = Some(lock);
             }
-            own = Own::of(root, &system, ways, &packages);
+            own = Own::of(root, &system, (ways, &images), &packages);
+            let unneeded = cuda_lock.map(|lock| conflicts::leaving(root, &own, &lock));
+            packages.extend(unneeded.unwrap_or_default());
+            let place = pid.map(|pid| Place { pid, root, triplet: system.triplet });
+            let judged =
+                place.map(|place| images.refuse_conflicts_at(&expected, place, &packages));
+            conflict = judged.and_then(Result::err);
         }
         let triplet = wish.architecture.triplet();
         let mut sharing = match (pid, &root) {
@@ -436,7 +511,7 @@ impl Known {
         let absent = missing.iter().map(|what| format!("the image of {what} is to be made"));
         sharing.problems.splice(0..0, absent);
         sharing.wanted.extend(missing);
-        Ok(Self { sharing, images, apt })
+        Ok(Self { sharing, images, apt, conflict })
     }
 
     /// The driver of a container that shares the host's, as a check takes it.
@@ -476,6 +551,14 @@ fn of_distribution(lock: &Lock) -> Vec<String> {
     lock.packages.iter().filter(is_of).map(|package| package.name.clone()).collect()
 }
 
+/// The version of CUDA that a package belongs to, by its name: `12.8` for `cuda-toolkit-12-8`.
+pub(super) fn cuda_version_of(package: &str) -> Option<String> {
+    let (name, minor) = package.strip_prefix("cuda-")?.rsplit_once('-')?;
+    let (_, major) = name.rsplit_once('-')?;
+    let is_number = |part: &str| (1..=3).contains(&part.len()) && part.parse::<u16>().is_ok();
+    (is_number(major) && is_number(minor)).then(|| format!("{major}.{minor}"))
+}
+
 /// The packages that the image is instead of: those of the recipe that are not for apt, `rest`, and
 /// those of the lock that a purge which was cut short has written down.
 pub fn instead(
@@ -504,7 +587,7 @@ pub fn remains(root: &ContainerRoot) -> bool {
     root.open(CONF).is_ok() || root.open(LINKS).is_ok()
 }
 
-fn is_shown(root: &ContainerRoot, shown: &Shown<'_>) -> bool {
+pub(super) fn is_shown(root: &ContainerRoot, shown: &Shown<'_>) -> bool {
     let here = std::fs::metadata(&shown.source).map(|here| (here.dev(), here.ino()));
     match (here, root.identity(&shown.target)) {
         (Ok(here), Ok(there)) => here == there && mount::is_in_image(&shown.source),

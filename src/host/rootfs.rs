@@ -3,7 +3,7 @@
 //! The tree belongs to somebody else: absolute links, `..` and magic links in it must not lead
 //! into the host. Every look-up is `openat2(2)` with `RESOLVE_IN_ROOT`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -145,7 +145,48 @@ impl ContainerRoot {
     /// `NotFound`, or `InvalidInput` when it is no link.
     pub fn link_target(&self, path: &str) -> io::Result<PathBuf> {
         let link = self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        // `readlinkat(2)` says ENOENT of a descriptor that is no link.
+        if !link.metadata()?.is_symlink() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a symbolic link"));
+        }
         Ok(PathBuf::from(readlinkat(&link, "")?))
+    }
+
+    /// What is at a path; a link is not followed.
+    ///
+    /// # Errors
+    /// `NotFound`, or `NotADirectory` where something else is in the place of a directory above.
+    pub fn file_type(&self, path: &str) -> io::Result<FileType> {
+        Ok(self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?.metadata()?.file_type())
+    }
+
+    /// The paths of everything below a directory but directories, at most `limit` of them; none
+    /// where there is no directory. Links are not followed.
+    ///
+    /// # Errors
+    /// When something below cannot be looked at.
+    pub fn files_below(&self, directory: &str, limit: usize) -> io::Result<Vec<String>> {
+        match self.file_type(directory) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+        let (mut files, mut directories) = (Vec::new(), vec![directory.to_owned()]);
+        while let Some(directory) = directories.pop() {
+            for name in self.names(&directory)? {
+                let path = format!("{directory}/{name}");
+                match self.file_type(&path) {
+                    Ok(found) if found.is_dir() => directories.push(path),
+                    Ok(_) if files.len() == limit => return Ok(files),
+                    Ok(_) => files.push(path),
+                    // It went away just now.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(files)
     }
 
     /// Device and inode of what is at a path, through mounts.
@@ -212,6 +253,25 @@ mod tests {
     fn a_link_is_read_as_written() {
         let (_directory, root) = hostile();
         assert_eq!(root.link_target("/absolute").unwrap(), PathBuf::from("/etc/hostname"));
-        assert!(root.link_target("/etc/hostname").is_err());
+        for path in ["/etc/hostname", "/etc", "/fifo"] {
+            let error = root.link_target(path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{path}");
+        }
+        assert_eq!(root.link_target("/nosuch").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let error = root.link_target("/etc/hostname/x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn files_below_a_directory_are_found_and_links_not_followed() {
+        let (directory, root) = hostile();
+        std::fs::create_dir_all(directory.path().join("etc/empty/deep")).unwrap();
+        let mut found = root.files_below("/etc", 10).unwrap();
+        found.sort();
+        assert_eq!(found, ["/etc/hostname", "/etc/upwards"]);
+        assert_eq!(root.files_below("/etc", 1).unwrap().len(), 1);
+        assert!(root.files_below("/etc/empty", 10).unwrap().is_empty());
+        assert!(root.files_below("/nosuch", 10).unwrap().is_empty());
+        assert!(root.files_below("/absolute", 10).unwrap().is_empty());
     }
 }

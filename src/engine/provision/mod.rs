@@ -171,7 +171,7 @@ impl Job<'_> {
         }
         if let Some(pid) = outside.pid.filter(|_| plan.share.as_ref().is_some_and(Action::changes))
         {
-            self.refuse_needed(pid)?;
+            self.refuse_conflicts(pid)?;
         }
         let (mut outside, plan) =
             self.passthrough((outside, plan), seen.as_ref(), goods.as_ref())?;

@@ -6,6 +6,7 @@
 
 use super::{Inside, Job};
 use crate::engine::configure::{self, Applied};
+use crate::engine::conflicts::{self, Place};
 use crate::engine::survey::{self, Outside};
 use crate::engine::tenant::{self, Own};
 use crate::engine::{detach, journal, shared};
@@ -86,7 +87,7 @@ impl Job<'_> {
         if self.ways.share() {
             let system = survey::system(&root, wish.architecture)?;
             let packages = self.instead()?;
-            own = Own::of(&root, &system, self.ways, &packages);
+            own = Own::of(&root, &system, (self.ways, &self.images), &packages);
         }
         let triplet = wish.architecture.triplet();
         let ways = (self.ways, &self.images);
@@ -103,17 +104,28 @@ impl Job<'_> {
         Ok(tenant::instead(recipe, (&image.rest, lock), journal.as_ref()))
     }
 
-    /// Refuses a container of whose own packages something else needs one that is in the way. A dpkg
-    /// that was cut short is finished for that; nothing else is touched yet.
-    pub(super) fn refuse_needed(&mut self, pid: u32) -> Result<()> {
+    /// Refuses a container of whose own packages something else needs one that is in the way, or that
+    /// has something else of its own there. A dpkg that was cut short is finished for that; nothing
+    /// else is touched yet.
+    pub(super) fn refuse_conflicts(&mut self, pid: u32) -> Result<()> {
         let (_, own) = self.sharing(pid)?;
-        if own.packages.is_empty() {
-            return Ok(());
+        // Those that a purge which was cut short has begun with are among them.
+        let mut leaving = self.instead()?;
+        if !own.packages.is_empty() {
+            match detach::removable(self.session, &own.packages) {
+                Ok(removable) => leaving.extend(removable),
+                Err(error) => self.step(Step::Share, |_| Err(error.hint(KEEP_PACKAGES)))?,
+            }
         }
-        match detach::removable(self.session, &own.packages) {
-            Ok(_) => Ok(()),
-            Err(error) => self.step(Step::Share, |_| Err(error.hint(KEEP_PACKAGES))),
+        let root = survey::root(self.session, pid)?;
+        match self.images.refuse_conflicts(self.place(pid, &root), &leaving) {
+            Ok(()) => Ok(()),
+            Err(error) => self.step(Step::Share, |_| Err(error)),
         }
+    }
+
+    fn place<'r>(&self, pid: u32, root: &'r ContainerRoot) -> Place<'r> {
+        Place { pid, root, triplet: self.means.wish.architecture.triplet() }
     }
 
     /// Gives the running container what it shares, and takes away what it shares no more. Returns
@@ -125,7 +137,7 @@ impl Job<'_> {
         }
         self.step(Step::Share, |job| {
             if job.ways.cuda == CudaMethod::Share && job.images.cuda.is_none() {
-                job.add_cuda(&root)?;
+                job.add_cuda(pid, &root)?;
             }
             let (sharing, own) = job.sharing(pid)?;
             let names = sharing.wanted.join(" and ");
@@ -147,9 +159,13 @@ impl Job<'_> {
 
     /// A container that was stopped is known only now: its line for CUDA is added, and no restart is
     /// needed for it.
-    fn add_cuda(&mut self, root: &ContainerRoot) -> Result<()> {
+    fn add_cuda(&mut self, pid: u32, root: &ContainerRoot) -> Result<()> {
         for _ in 0..2 {
             let outside = self.obtain_cuda(root)?;
+            let (_, own) = self.sharing(pid)?;
+            let leaving = self.lock.as_ref().map(|lock| conflicts::leaving(root, &own, lock));
+            let leaving = leaving.unwrap_or_default();
+            self.images.refuse_conflicts(self.place(pid, root), &leaving)?;
             if !outside.edit.changed() {
                 return Ok(());
             }
@@ -188,16 +204,11 @@ impl Job<'_> {
         if self.ways.userland == Userland::Share {
             self.note_driver()?;
         }
-        for directory in self.images.hidden(root) {
-            self.warn(&format!("`{directory}` has files of its own, which the host's hide"));
-        }
         self.images.align(pid, root).map_err(|error| error.on(session.ctid))?;
         let triplet = wish.architecture.triplet();
         let look = self.look(0);
-        let (facts, kept) = survey::set_up(session, look, &self.images, triplet)?;
-        for path in kept {
-            self.warn(&format!("kept `{path}`: it is the container's own"));
-        }
+        let (facts, own) = survey::set_up(session, look, &self.images, triplet)?;
+        own.remarks().iter().for_each(|remark| self.warn(remark));
         let problems = match self.ways.share() {
             true => self.images.problems(root, triplet),
             false => Vec::new(),
