@@ -80,7 +80,9 @@ fn a_privileged_container_has_its_instance_by_devices() {
 /// What opening every node of capabilities for reading comes to, by its minor.
 fn opened(host: &Host, ctid: &str, user: &str) -> Vec<(u32, &'static str)> {
     let of = |minor| {
-        let open = format!("setpriv --reuid={user} --clear-groups sh -c ': </dev/nvidia-caps/nvidia-cap{minor}'");
+        let open = format!(
+            "setpriv --reuid={user} --clear-groups sh -c ': </dev/nvidia-caps/nvidia-cap{minor}'"
+        );
         let run = host.inside(ctid, &open);
         let error = match run.stderr.trim().rsplit(": ").next().unwrap_or_default() {
             "Operation not permitted" => "EPERM",

@@ -642,3 +642,105 @@ fn a_major_of_the_last_boot_is_forbidden_until_refresh_mends_it() {
     assert!(!scene.config().contains("511:"), "{}", scene.config());
     scene.has_nothing_to_do(&[]);
 }
+
+/// A node of capabilities that somebody gives to one user, by Proxmox VE's own entry or by a mount.
+fn a_capability_of_others_stays(privilege: &str, line: &str, look: &str, seen: &str) {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Silent), privilege);
+    scene.add(&[line]);
+    scene.host.start(&scene.ctid);
+    assert_eq!(scene.host.inside(&scene.ctid, look).stdout, seen);
+    let why = "`/dev/nvidia-caps` is not mounted, which would hide it";
+    scene.plan(MOUNT).shows(line).shows(why);
+    scene.provision(MOUNT).says(why);
+    assert_eq!(scene.host.inside(&scene.ctid, look).stdout, seen, "{}", scene.config());
+    scene.opening_is(NVIDIA, NO_DRIVER);
+    assert!(!scene.config().contains(" dev/nvidia-caps none"), "{}", scene.config());
+    scene.has_nothing_to_do(MOUNT);
+}
+
+#[test]
+fn a_device_of_others_below_the_directory_of_capabilities_is_not_hidden() {
+    let line = "dev6: /dev/nvidia-caps/nvidia-cap1,uid=999,mode=0660";
+    let look = "stat -c '%a %u' /dev/nvidia-caps/nvidia-cap1";
+    for privilege in ["privileged", "unprivileged"] {
+        a_capability_of_others_stays(privilege, line, look, "660 999\n");
+    }
+}
+
+#[test]
+fn a_mount_of_others_below_the_directory_of_capabilities_is_not_hidden() {
+    let line = "lxc.mount.entry: /dev/null dev/nvidia-caps/nvidia-cap1 none bind,create=file 0 0";
+    let look = "stat -c '%t:%T' /dev/nvidia-caps/nvidia-cap1";
+    a_capability_of_others_stays("unprivileged", line, look, "1:3\n");
+}
+
+#[test]
+fn a_mount_of_something_else_at_the_place_of_a_node_is_told_and_not_hidden() {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Silent), "privileged");
+    let line = "lxc.mount.entry: /dev/nvidia1 dev/nvidia0 none bind,optional,create=file 0 0";
+    scene.add(&[line]);
+    let before = scene.config();
+    for method in [MOUNT, DEVICE] {
+        scene.verb("plan", method).code(4).shows("its configuration has another mount there");
+        scene.verb("provision", method).code(4).says(line);
+    }
+    assert_eq!((scene.config(), scene.init()), (before, 0));
+}
+
+/// Lines by which a driver of the host's gets into a container.
+const DRIVER_LINES: [&str; 4] = [
+    "lxc.environment: NVIDIA_VISIBLE_DEVICES=1",
+    "lxc.environment: NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    "lxc.hook.mount: /usr/share/lxc/hooks/nvidia",
+    "lxc.mount.entry: /usr/bin/nvidia-smi usr/bin/nvidia-smi none bind,optional,create=file 0 0",
+];
+
+#[test]
+fn a_driver_that_comes_from_the_host_by_other_lines_is_refused_or_taken_over() {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Answering(VERSION)), "unprivileged");
+    scene.add(&DRIVER_LINES);
+    let (before, ctid) = (scene.config(), scene.ctid.as_str());
+    // It is known as one that has a GPU, by its configuration alone.
+    let gpus = scene.host.run(&["--json", "gpus"]).code(0).json();
+    assert_eq!(gpus["containers"][0]["container"], ctid);
+    assert_eq!(gpus["containers"][0]["gpus"][0]["index"], 1);
+    let status = scene.host.run(&["--json", "status"]).code(0).json();
+    assert_eq!(status["containers"][0]["driver_lines"].as_array().unwrap().len(), 4);
+    scene.host.run(&["status"]).code(0).shows("stopped").shows("other");
+    let other = scene.host.container("unprivileged", &[]);
+    let recipe = scene.site.driver_only();
+    let plan = ["plan", &other, "--gpus", "1", "--recipe", &recipe];
+    scene.host.run(&plan).shows(&format!("GPU 1 also with {ctid}"));
+
+    for verb in ["plan", "provision"] {
+        let run = scene.verb(verb, &[]).code(4);
+        let text = run.stdout + &run.stderr;
+        let dense = |text: &str| text.split_whitespace().collect::<String>();
+        for line in DRIVER_LINES.iter().chain(&["--adopt"]) {
+            assert!(dense(&text).contains(&dense(line)), "{line} in {text}");
+        }
+    }
+    assert_eq!((scene.config(), scene.init()), (before.clone(), 0));
+
+    scene.verb("plan", &["--adopt"]).code(10).shows("take out 4 lines");
+    scene.provision(&["--adopt"]);
+    let config = scene.config();
+    assert!(DRIVER_LINES.iter().all(|line| !config.contains(line)), "{config}");
+    scene.host.inside(ctid, "nvidia-smi | grep 'Driver Version: 580.76.05'").code(0);
+    scene.has_nothing_to_do(&[]);
+    // What was taken over once is, whoever puts it in again.
+    scene.add(&DRIVER_LINES[2..3]);
+    let drift = scene.host.run(&["status", "--check"]).code(10);
+    drift.shows("its configuration brings another driver").shows("--adopt");
+    scene.provision(&[]);
+    scene.has_nothing_to_do(&[]);
+
+    scene.pct("stop");
+    scene.host.run(&["detach", ctid]).code(0);
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&scene.config()), sorted(&before));
+}

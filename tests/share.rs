@@ -211,7 +211,8 @@ const OWN: &str = "mkdir -p /usr/share/nvidia/mine /etc/OpenCL/vendors
 echo mine >/usr/share/nvidia/mine/file
 echo 'echo mine' >/usr/bin/nvidia-smi && chmod 4711 /usr/bin/nvidia-smi
 echo libmine.so >/etc/OpenCL/vendors/nvidia.icd";
-const OWN_LOOK: &str = "stat -c '%n %a %F' /usr/bin/nvidia-smi /usr/share/nvidia /etc/OpenCL/vendors/nvidia.icd
+const OWN_LOOK: &str =
+    "stat -c '%n %a %F' /usr/bin/nvidia-smi /usr/share/nvidia /etc/OpenCL/vendors/nvidia.icd
 cat /usr/bin/nvidia-smi /usr/share/nvidia/mine/file /etc/OpenCL/vendors/nvidia.icd
 find / -xdev -name '*.nvstage-aside*'";
 
@@ -231,7 +232,9 @@ fn what_is_in_the_place_of_a_link_is_moved_aside_and_put_back() {
         host.run(&plan).code(10).shows(&format!("its own `{path}`"));
     }
     let run = provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
-    run.says("moved the container's own `/usr/bin/nvidia-smi` to `/usr/bin/nvidia-smi.nvstage-aside`");
+    run.says(
+        "moved the container's own `/usr/bin/nvidia-smi` to `/usr/bin/nvidia-smi.nvstage-aside`",
+    );
     host.inside(&ctid, "nvidia-smi | grep 'Driver Version: 580.76.05'").code(0);
     changes_nothing(&host, &recipe, &ctid);
     host.run(&["verify", &ctid, "--gpus", "0", "--recipe", &recipe]).code(0);
@@ -240,8 +243,11 @@ fn what_is_in_the_place_of_a_link_is_moved_aside_and_put_back() {
     host.inside(&ctid, "rm /usr/bin/nvidia-smi && echo newer >/usr/bin/nvidia-smi").code(0);
     provision(&host, &recipe, &ctid, &[]).code(0).says("nvidia-smi.nvstage-aside~");
     changes_nothing(&host, &recipe, &ctid);
-    host.inside(&ctid, "mv -f /usr/bin/nvidia-smi.nvstage-aside /usr/bin/nvidia-smi.nvstage-aside~")
-        .code(0);
+    host.inside(
+        &ctid,
+        "mv -f /usr/bin/nvidia-smi.nvstage-aside /usr/bin/nvidia-smi.nvstage-aside~",
+    )
+    .code(0);
 
     let run = host.run(&["detach", &ctid, "--uninstall"]).code(0);
     run.says("put the container's own `/usr/share/nvidia` back");

@@ -32,7 +32,7 @@ pub use self::targets::{RuntimeArgument, Target, TargetArguments, select};
 use self::request::{Named, Request};
 
 use crate::cache::Cache;
-use crate::container::passthrough::Method;
+use crate::container::passthrough::{DriverLines, Method};
 use crate::ctid::Ctid;
 use crate::engine::batch::{self, Batch, OnFailure, Taken};
 use crate::engine::closure::Sha1Bound;
@@ -187,6 +187,11 @@ pub struct SourceArguments {
     /// Use the cache alone: any attempt to open a network connection is an error
     #[arg(long)]
     pub offline: bool,
+}
+
+/// What `--adopt` means for the engine.
+fn driver_lines(adopt: bool) -> DriverLines {
+    if adopt { DriverLines::TakeOut } else { DriverLines::Refuse }
 }
 
 /// How packages from the cache are used.

@@ -55,6 +55,7 @@ pub fn run(
         batch: BatchArguments::default(),
         stage: provision::StageArgument::Mount,
         restore_state: false,
+        adopt: false,
         installer_timeout: provision::INSTALLER_TIMEOUT,
     };
     let mut report = provision::run(context, &arguments)?;

@@ -11,6 +11,7 @@ use super::{
     ValueSource,
 };
 use crate::apt::{self, AptFile};
+use crate::container::passthrough::DriverLines;
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
@@ -39,6 +40,9 @@ pub struct Arguments {
     recipe: RecipeArguments,
     #[command(flatten)]
     sources: SourceArguments,
+    /// As provision: take out lines that bring a driver of the host's by another way
+    #[arg(long)]
+    adopt: bool,
 }
 
 /// Something that would be downloaded.
@@ -118,9 +122,13 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Plans> {
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
     let inventory = Inventory::read(&context.host.paths).map(Arc::new);
+    let driver_lines = super::driver_lines(arguments.adopt);
     let looked: Vec<_> = targets
         .iter()
-        .map(|target| (&target.ctid, look_outside(context, &inventory, &*runtime, target)))
+        .map(|target| {
+            let looked = look_outside(context, &inventory, &*runtime, target, driver_lines);
+            (&target.ctid, looked)
+        })
         .collect();
     let shares = shares(context, &*runtime, &looked);
     let mut containers = Vec::new();
@@ -161,6 +169,7 @@ fn look_outside(
     inventory: &Result<Arc<Inventory>>,
     runtime: &dyn Runtime,
     target: &Target,
+    driver_lines: DriverLines,
 ) -> Result<Option<Looked>> {
     let ctid = &target.ctid;
     runtime.locate(ctid)?;
@@ -168,6 +177,7 @@ fn look_outside(
     let inventory = inventory.as_ref().map_err(Error::clone)?;
     let wish = Wish::resolve(context.host, inventory, &wanted.recipe, &wanted.gpus)?;
     let Some(wish) = wish else { return Ok(None) };
+    let wish = wish.with_driver_lines(driver_lines);
     let session = Session { host: context.host, runtime, ctid, log: &RunLog::none() };
     let outside = survey::outside(&session, &wish, None)?;
     Ok(Some(Looked { wish, outside }))

@@ -10,6 +10,7 @@ use super::{
     TargetArguments,
 };
 use crate::container::config::LxcConfig;
+use crate::container::passthrough::DriverLines;
 use crate::ctid::Ctid;
 use crate::engine::batch::{Batch, Ended, Entry};
 use crate::engine::provision::{self, Manner, Means};
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// Stop a container again at the end that was stopped before
     #[arg(long)]
     pub(crate) restore_state: bool,
+    /// Take out lines that bring a driver of the host's by another way; detach puts them back
+    #[arg(long)]
+    pub(crate) adopt: bool,
     /// End NVIDIA's installer in a container after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = INSTALLER_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) installer_timeout: u32,
@@ -84,7 +88,9 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         installer_limit: Duration::from_secs(arguments.installer_timeout.into()),
     };
     let stores = Stores::open(context, &arguments.sources)?;
-    let work = Work { context, runtime: &*runtime, supplies: &stores.supplies(context), manner };
+    let driver_lines = super::driver_lines(arguments.adopt);
+    let supplies = &stores.supplies(context);
+    let work = Work { context, runtime: &*runtime, supplies, manner, driver_lines };
     let batch = arguments.batch.batch(context, targets.len());
     Ok(Report::new("provision", work.carry_out(&targets, &batch)))
 }
@@ -95,6 +101,7 @@ struct Work<'a> {
     runtime: &'a dyn Runtime,
     supplies: &'a Supplies<'a>,
     manner: Manner,
+    driver_lines: DriverLines,
 }
 
 /// Of so many containers it is told one by one who else has their GPUs.
@@ -150,8 +157,11 @@ impl Work<'_> {
                 Wish::resolve(context.host, inventory, &wanted.recipe, &wanted.gpus)
             })
             .and_then(|wish| match wish {
-                Some(wish) => survey::outside(&session, &wish, None)
-                    .map(|outside| Some((Box::new(wish), Box::new(outside.edit.config)))),
+                Some(wish) => {
+                    let wish = wish.with_driver_lines(self.driver_lines);
+                    let outside = survey::outside(&session, &wish, None)?;
+                    Ok(Some((Box::new(wish), Box::new(outside.edit.config))))
+                }
                 None => Ok(None),
             });
         match wish {
@@ -224,7 +234,7 @@ impl Work<'_> {
     fn one(&self, ctid: &Ctid, wish: &Wish, given: (&Drivers, Lock)) -> ContainerReport {
         let (drivers, _lock) = given;
         let of_recipe = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe);
-        let Self { context, runtime, supplies, manner } = *self;
+        let Self { context, runtime, supplies, manner, .. } = *self;
         let report = match of_recipe.map(|(_, driver)| driver) {
             Some(Ok(driver)) => {
                 let log = context.log(ctid);

@@ -8,6 +8,7 @@ use clap::Args;
 use super::{
     BatchArguments, Context, RecipeArguments, SourceArguments, Stores, Target, TargetArguments,
 };
+use crate::container::passthrough::DriverLines;
 use crate::ctid::Ctid;
 use crate::engine::batch::{Entry, Taken};
 use crate::engine::check::{self, Evidence};
@@ -88,6 +89,8 @@ impl Work<'_> {
             report.add(Step::Checks, Outcome::Skipped(why), Duration::ZERO);
             return Ok(());
         };
+        // The checks say what works, wherever the driver comes from.
+        let wish = wish.with_driver_lines(DriverLines::Keep);
         let (_, driver) =
             supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
         let what = (&target.ctid, &wish, driver.as_ref());

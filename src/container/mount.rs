@@ -98,6 +98,27 @@ impl<'a> MountEntry<'a> {
     }
 }
 
+/// Source and target of Proxmox VE's `mp[n]`: `mp0: /srv/data,mp=/data`.
+pub(super) fn volume<'a>(key: &str, value: &'a str) -> Option<(&'a str, &'a str)> {
+    key.strip_prefix("mp")?.parse::<u16>().ok()?;
+    let (mut source, mut target) = (None, None);
+    for part in value.split(',').map(str::trim) {
+        match part.split_once('=') {
+            Some(("volume", value)) => source = Some(value),
+            Some(("mp", value)) => target = Some(value),
+            Some(_) => {}
+            None => source = Some(part),
+        }
+    }
+    source.zip(target)
+}
+
+/// Whether a path is below a directory, however the two are written.
+pub(super) fn is_below(path: &str, directory: &str) -> bool {
+    let mut own = parts(path);
+    parts(directory).all(|part| own.next() == Some(part)) && own.next().is_some()
+}
+
 /// The line that passes a node.
 pub(super) fn line(node: &DeviceNode, dialect: Dialect) -> String {
     super::rules::key_and_value(dialect, KEY, &value(node))

@@ -36,10 +36,17 @@ impl SharedTree {
     /// Whether a line mounts one of Proxmox VE's own volumes onto its place: `mp0: …,mp=/path`.
     pub(super) fn is_volume_at(&self, line: &Line<'_>) -> bool {
         let LineKind::Setting { key, value } = &line.kind else { return false };
-        let number = key.strip_prefix("mp").unwrap_or_default();
-        let path = value.split(',').find_map(|option| option.strip_prefix("mp="));
         let is_place = |path: &str| mount::is_same_path(path.trim_start_matches('/'), &self.target);
-        number.parse::<u16>().is_ok() && path.is_some_and(is_place)
+        mount::volume(key, value).is_some_and(|(_, target)| is_place(target))
+    }
+
+    /// Whether a line mounts something below its place, which it would hide.
+    pub(super) fn is_above(&self, line: &Line<'_>) -> bool {
+        let target = match &line.kind {
+            LineKind::Setting { key, value } => mount::volume(key, value).map(|(_, target)| target),
+            _ => entry(line).map(|entry| entry.target),
+        };
+        target.is_some_and(|target| mount::is_below(target, &self.target))
     }
 
     /// Whether a line mounts something onto its place.

@@ -128,8 +128,7 @@ impl Work<'_> {
         let root = survey::root(session, pid)?;
         if tenant::remains(&root) {
             // What is shown may lie over what is to be removed.
-            let own =
-                self.steps.step(Step::Share, || unshare(session, (pid, &root)))?;
+            let own = self.steps.step(Step::Share, || unshare(session, (pid, &root)))?;
             own.remarks().iter().for_each(|remark| self.steps.warn(remark));
         }
         if removal == Removal::Everything {

@@ -97,6 +97,9 @@ pub(super) fn of(machine: &Machine<'_>, status: &ContainerStatus, files: &Files)
     if attached.is_some() || (files.journal.is_none() && !status.gpus.is_empty()) {
         found.extend(of_driver(machine, status, attached));
     }
+    if attached.is_some() {
+        found.extend(of_driver_lines(status));
+    }
     if let Some(journal) = attached {
         found.extend(of_lines(&status.container, files, journal));
         found.extend(of_numbers(machine, files, journal));
@@ -139,6 +142,13 @@ fn of_driver(
         // Somebody else's, who may have no use for one.
         (None, None) => None,
     }
+}
+
+fn of_driver_lines(status: &ContainerStatus) -> Option<Drift> {
+    let first = status.driver_lines.first()?;
+    let text = format!("its configuration brings another driver: `{first}`");
+    let remedy = format!("`nvstage provision {} --adopt`", status.container);
+    Some(Drift::new(Kind::Lines, text, remedy))
 }
 
 fn of_lines(ctid: &Ctid, files: &Files, journal: &Journal) -> Option<Drift> {

@@ -2,13 +2,14 @@
 //! has ended.
 //!
 //! A container has a GPU when the live section of its configuration passes the GPU's node by a line
-//! that works. Of a GPU that MIG has divided it can use the instances whose two nodes it has too.
+//! that works, or has the hook pass it that runs NVIDIA's container tools. Of a GPU that MIG has divided it can use the instances whose two nodes it has too.
 
 use std::io;
 
 use serde::Serialize;
 
 use crate::container::config::LxcConfig;
+use crate::container::driver_files::{self, Visible};
 use crate::container::passthrough::{self, DeviceNode, NodeKind};
 use crate::ctid::Ctid;
 use crate::error::{Error, ExitCode, Result};
@@ -152,6 +153,31 @@ pub fn gpus_of(config: &LxcConfig, inventory: &Inventory) -> Vec<GpuUse> {
         instances: (!gpu.mig.is_empty())
             .then(|| gpu.mig.iter().filter(can_use).map(ToString::to_string).collect()),
     };
-    let passed = inventory.gpus.iter().filter(|gpu| has(gpu.node(), NodeKind::File));
-    passed.map(of_gpu).collect()
+    let hook = driver_files::visible(config);
+    let of_hook = |gpu: &Gpu| {
+        hook.as_ref().is_some_and(|visible| is_visible(visible, gpu)).then(|| GpuUse {
+            index: gpu.index,
+            // Which of them its tools take is theirs to say.
+            instances: (!gpu.mig.is_empty())
+                .then(|| gpu.mig.iter().map(ToString::to_string).collect()),
+        })
+    };
+    let of_lines = |gpu: &Gpu| has(gpu.node(), NodeKind::File).then(|| of_gpu(gpu));
+    inventory.gpus.iter().filter_map(|gpu| of_hook(gpu).or_else(|| of_lines(gpu))).collect()
+}
+
+/// Whether the hook of NVIDIA's container tools passes a GPU, or a part of it: `0`, `0:1`, `GPU-…`,
+/// `MIG-GPU-…/1/0`. An instance by a UUID of its own may be any.
+fn is_visible(visible: &Visible, gpu: &Gpu) -> bool {
+    let Visible::These(names) = visible else { return true };
+    let is_it = |name: &String| {
+        if let Some(instance) = name.strip_prefix("MIG-") {
+            let of_gpu = instance.split('/').next().unwrap_or_default();
+            let is_named = gpu.uuid.as_deref() == Some(of_gpu);
+            return !gpu.mig.is_empty() && (is_named || !of_gpu.starts_with("GPU-"));
+        }
+        let index = name.split(':').next().unwrap_or_default().parse();
+        index == Ok(gpu.index) || gpu.uuid.as_deref().is_some_and(|uuid| uuid.starts_with(name))
+    };
+    names.iter().any(is_it)
 }

@@ -21,6 +21,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::container::config::LxcConfig;
+use crate::container::driver_files;
 use crate::ctid::Ctid;
 use crate::engine::drift::{self, Drift, Kind};
 use crate::engine::sharing::{self, GpuUse, Share};
@@ -93,6 +94,9 @@ pub struct ContainerStatus {
     pub cuda: Vec<Seen<String>>,
     /// Its GPUs.
     pub gpus: Vec<GpuUse>,
+    /// The lines of its configuration that bring a driver of the host's by another way than
+    /// nvstage's.
+    pub driver_lines: Vec<String>,
     /// The other containers that have something of the same GPUs; templates, which never run, are
     /// not among them.
     pub shared_with: Vec<Ctid>,
@@ -143,7 +147,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Every container of this node that has a journal or a GPU, numbers by their size; or those that
+    /// Every container of this node that has a journal, a GPU or a driver, numbers by their size; or those that
     /// are named, whatever they have, and an error for each of them of which there is neither a
     /// configuration nor a journal.
     ///
@@ -168,8 +172,10 @@ impl<'a> Machine<'a> {
         }
         found.retain(|status| match named.is_empty() {
             true => {
-                let is_unknown = !status.drift.is_empty();
-                managed.contains(&status.container) || !status.gpus.is_empty() || is_unknown
+                managed.contains(&status.container)
+                    || !status.gpus.is_empty()
+                    || !status.driver_lines.is_empty()
+                    || !status.drift.is_empty()
             }
             false => named.contains(&status.container),
         });
@@ -186,6 +192,7 @@ impl<'a> Machine<'a> {
             cuda_method: None,
             cuda: Vec::new(),
             gpus: Vec::new(),
+            driver_lines: Vec::new(),
             shared_with: Vec::new(),
             drift: Vec::new(),
             last_run: None,
@@ -230,6 +237,8 @@ impl<'a> Machine<'a> {
             (status.method, status.cuda_method, status.last_run) = (None, None, None);
         }
         status.gpus = sharing::gpus_of(&files.config, &self.inventory);
+        let lines = driver_files::lines(&files.config).into_iter();
+        status.driver_lines = lines.map(|line| line.text).collect();
         let root = match self.process(&ctid, &files.config) {
             Ok((state, pid)) => {
                 status.state = state;

@@ -109,6 +109,7 @@ impl Outside {
             majors: &wish.majors(),
             trees: &self.trees,
             own: &self.journal.lines,
+            driver_lines: wish.driver_lines,
         };
         passthrough::edit(config, &wanted)
     }
@@ -161,6 +162,7 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
         majors: &wish.majors(),
         trees: &trees,
         own: before.as_ref().map_or(&[], |journal| &journal.lines),
+        driver_lines: wish.driver_lines,
     };
     let edit = passthrough::edit(&configuration.config, &wanted)
         .map_err(|error| error.on(session.ctid))?;
@@ -366,7 +368,9 @@ impl OwnFiles {
         let kept = self.kept.iter();
         let kept = kept.map(|path| format!("kept `{path}`: it is the container's own"));
         let aside = self.aside.iter().map(pair).map(|(path, place)| {
-            format!("moved the container's own `{path}` to `{place}`: `detach --uninstall` puts it back")
+            format!(
+                "moved the container's own `{path}` to `{place}`: `detach --uninstall` puts it back"
+            )
         });
         let back = self.back.iter().map(|path| format!("put the container's own `{path}` back"));
         let left = self.left.iter().map(pair).map(|(path, place)| {

@@ -498,8 +498,7 @@ impl Known {
             let unneeded = cuda_lock.map(|lock| conflicts::leaving(root, &own, &lock));
             packages.extend(unneeded.unwrap_or_default());
             let place = pid.map(|pid| Place { pid, root, triplet: system.triplet });
-            let judged =
-                place.map(|place| images.refuse_conflicts_at(&expected, place, &packages));
+            let judged = place.map(|place| images.refuse_conflicts_at(&expected, place, &packages));
             conflict = judged.and_then(Result::err);
         }
         let triplet = wish.architecture.triplet();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::architecture::Architecture;
-use crate::container::passthrough::DeviceNode;
+use crate::container::passthrough::{DeviceNode, DriverLines};
 use crate::error::{Error, Result};
 use crate::gpu::{Assigned, GpuAssignment};
 use crate::host::Host;
@@ -49,6 +49,8 @@ pub struct Wish {
     pub gpus: Vec<Assigned>,
     /// The device nodes that go with them.
     pub nodes: Vec<DeviceNode>,
+    /// What becomes of lines that bring a driver of the host's by another way.
+    pub driver_lines: DriverLines,
 }
 
 /// The architecture of this machine.
@@ -104,7 +106,23 @@ impl Wish {
         let version = driver_version(&recipe, &inventory)?;
         let nodes = nodes_for(&host.paths, &inventory, &gpus)?;
         let assignment = assignment.clone();
-        Ok(Some(Self { recipe, version, architecture, inventory, assignment, gpus, nodes }))
+        let driver_lines = DriverLines::default();
+        let wish = Self {
+            recipe,
+            version,
+            architecture,
+            inventory,
+            assignment,
+            gpus,
+            nodes,
+            driver_lines,
+        };
+        Ok(Some(wish))
+    }
+
+    /// The same with another answer to lines that bring a driver.
+    pub fn with_driver_lines(self, driver_lines: DriverLines) -> Self {
+        Self { driver_lines, ..self }
     }
 
     /// The majors that character devices of this host have.

@@ -45,6 +45,10 @@ pub fn text(status: &Status, columns: u16) -> String {
     if status.containers.iter().any(|status| !status.shared_with.is_empty()) {
         text += &within("+ with so many other containers", columns);
     }
+    if status.containers.iter().any(has_other_method) {
+        let note = "other: lines of its configuration bring a driver of the host's";
+        text += &within(note, columns);
+    }
     let drifts = drifts(&status.containers);
     if !drifts.is_empty() {
         let _ = write!(text, "\n{}", within(&drifts, columns));
@@ -87,7 +91,11 @@ fn cells(status: &ContainerStatus) -> [String; 8] {
     [
         status.container.to_string(),
         state.to_owned(),
-        status.method.map_or("-".to_owned(), |method| method.to_string()),
+        match (status.method, status.driver_lines.is_empty()) {
+            (Some(method), _) => method.to_string(),
+            (None, false) => "other".to_owned(),
+            (None, true) => "-".to_owned(),
+        },
         status.driver.as_ref().map_or("-".to_owned(), version),
         or_dash(cuda.join(", ")),
         match status.shared_with.len() {
@@ -107,6 +115,10 @@ fn or_dash(text: String) -> String {
 fn version<T: std::fmt::Display>(seen: &Seen<T>) -> String {
     let star = if seen.source == Source::Inside { "" } else { "*" };
     format!("{}{star}", seen.version)
+}
+
+fn has_other_method(status: &ContainerStatus) -> bool {
+    status.method.is_none() && !status.driver_lines.is_empty()
 }
 
 fn has_unseen(status: &ContainerStatus) -> bool {

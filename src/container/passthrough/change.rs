@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::container::config::LxcConfig;
+use crate::container::config::{Dialect, LineKind, LxcConfig};
 
 /// What is to be done to the lines of the live section, numbered as they were read.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) corrected: BTreeMap<usize, String>,
     pub(super) removed: BTreeSet<usize>,
+    /// Settings of Proxmox VE that are added.
     pub(super) devices: Vec<String>,
     pub(super) added: Vec<String>,
 }
@@ -28,6 +29,14 @@ impl Changes {
     pub(super) fn add(&mut self, line: String) {
         if !self.added.contains(&line) {
             self.added.push(line);
+        }
+    }
+
+    /// Adds a line that was taken out once, among the lines of its kind.
+    pub(super) fn put_back(&mut self, line: String, dialect: Dialect) {
+        match LineKind::of(&line, dialect) {
+            LineKind::Setting { .. } => self.devices.push(line),
+            _ => self.add(line),
         }
     }
 

@@ -6,7 +6,7 @@ use super::change::Changes;
 use super::survey::Survey;
 use super::{
     DeviceNode, Edit, Method, NodeKind, OwnLine, Wanted, device_value, first_line, is_in_our_form,
-    one_by_one,
+    one_by_one, others,
 };
 use crate::container::config::{Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, Effect};
@@ -18,30 +18,34 @@ use crate::error::{Error, Result};
 const DEVICE_KEYS: usize = 256;
 
 pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
-    let single = one_by_one(wanted.nodes);
-    let nodes = match wanted.method {
-        Method::Mount => wanted.nodes,
-        Method::Device => &single,
-    };
     let dialect = config.dialect();
+    let own: Vec<Option<LineKind>> =
+        wanted.own.iter().map(|own| Some(first_line(own.text.as_ref()?, dialect))).collect();
+    let (nodes, apart) = match wanted.method {
+        Method::Mount => beside_others(config, wanted, &own),
+        Method::Device => (one_by_one(wanted.nodes), Vec::new()),
+    };
+    let mut survey = Survey::new(config, &nodes);
+    survey.apart = apart;
     let mut decision = Decision {
         config,
         wanted,
-        survey: Survey::new(config, nodes),
-        own: wanted.own.iter().map(|own| Some(first_line(own.text.as_ref()?, dialect))).collect(),
+        survey,
+        own,
         changes: Changes::default(),
         used: BTreeSet::new(),
         mounted: Vec::new(),
     };
+    decision.driver_lines()?;
     let passed_directories = decision.directories();
-    for node in nodes {
+    for node in &nodes {
         let is_below = |directory: &&str| node.path.starts_with(&format!("{directory}/"));
         if passed_directories.iter().any(is_below) {
             decision.mounted.push(node.clone());
             continue;
         }
         match wanted.method {
-            Method::Mount => decision.mount(node),
+            Method::Mount => decision.mount(node)?,
             Method::Device => decision.device(node)?,
         }
     }
@@ -49,6 +53,24 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
     decision.trees()?;
     decision.leftovers();
     Ok(decision.finish())
+}
+
+/// The nodes that are mounted, and the directories of which that is one by one: nothing of somebody
+/// else's is hidden.
+fn beside_others(
+    config: &LxcConfig,
+    wanted: &Wanted<'_>,
+    own: &[Option<LineKind>],
+) -> (Vec<DeviceNode>, Vec<String>) {
+    let survey = Survey::new(config, &[]);
+    let is_ours = |number: usize| is_one_of(own, survey.meaning(number));
+    let apart = survey.directories_apart(wanted.nodes, is_ours);
+    (others::taken_apart(wanted.nodes, &apart), apart)
+}
+
+/// Whether a line with this meaning is among those of the journal.
+fn is_one_of(own: &[Option<LineKind>], found: Option<(&str, &str)>) -> bool {
+    found.is_some() && own.iter().flatten().any(|own| own.meaning() == found)
 }
 
 struct Decision<'a> {
@@ -71,8 +93,14 @@ impl<'a> Decision<'a> {
 
     /// Whether the journal calls a line ours.
     fn is_recorded(&self, number: usize) -> bool {
-        let found = self.survey.meaning(number);
-        found.is_some() && self.own.iter().flatten().any(|own| own.meaning() == found)
+        is_one_of(&self.own, self.survey.meaning(number))
+    }
+
+    /// Takes out the lines that bring another driver.
+    fn driver_lines(&mut self) -> Result<()> {
+        let numbers = self.survey.driver_lines_out(self.wanted.driver_lines, self.wanted.own)?;
+        numbers.into_iter().for_each(|number| self.changes.remove(number));
+        Ok(())
     }
 
     /// Whether a mount entry is ours, by the journal or by its form.
@@ -81,7 +109,7 @@ impl<'a> Decision<'a> {
         self.is_recorded(number) || self.survey.line(number).is_some_and(is_formed)
     }
 
-    fn mount(&mut self, node: &DeviceNode) {
+    fn mount(&mut self, node: &DeviceNode) -> Result<()> {
         // An entry of Proxmox's own dialog looks like ours: only the journal makes it ours.
         let (ours, others): (Vec<usize>, Vec<usize>) = self
             .survey
@@ -89,7 +117,8 @@ impl<'a> Decision<'a> {
             .map(|device| device.number)
             .partition(|number| self.is_recorded(*number));
         if !others.is_empty() {
-            return self.used.extend(others);
+            self.used.extend(others);
+            return Ok(());
         }
         for number in ours {
             self.changes.remove(number);
@@ -97,13 +126,16 @@ impl<'a> Decision<'a> {
         self.mounted.push(node.clone());
         let passing = self.survey.mounts(node, &Effect::Passes);
         if !passing.is_empty() {
-            return self.used.extend(passing);
+            self.used.extend(passing);
+            return Ok(());
         }
+        self.survey.refuse_covered(node)?;
         let line = mount::line(node, self.dialect());
         match self.survey.mounts(node, &Effect::AbsoluteTarget).first() {
             Some(number) => self.changes.correct(*number, line),
             None => self.changes.add(line),
         }
+        Ok(())
     }
 
     /// Takes out the lines that pass directories, where nodes are passed one by one; returns the
@@ -144,6 +176,7 @@ impl<'a> Decision<'a> {
             self.mounted.push(node.clone());
             return Ok(());
         }
+        self.survey.refuse_covered(node)?;
         self.take_out_absolute(node);
         let key = self.free_key()?;
         self.changes.devices.push(format!("{key}: {value}"));
@@ -252,13 +285,19 @@ impl<'a> Decision<'a> {
             if let Some(line) = there.iter().find(|line| !self.is_ours_shared(line)) {
                 let what = format!("share `/{}`: its configuration has another mount", tree.target);
                 return Err(Error::host(what)
-                    .because(format!("line {}: `{}`", line.number, line.text))
+                    .because(others::numbered(line))
+                    .hint("take that line out, or install the packages inside: `--cuda apt`"));
+            }
+            if let Some(line) = lines.iter().find(|line| tree.is_above(line)) {
+                let what = format!("share `/{}`: another mount is below it", tree.target);
+                return Err(Error::host(what)
+                    .because(others::numbered(line))
                     .hint("take that line out, or install the packages inside: `--cuda apt`"));
             }
             if let Some(line) = lines.iter().find(|line| tree.is_volume_at(line)) {
                 let what = format!("share `/{}`: a volume is mounted there", tree.target);
                 return Err(Error::host(what)
-                    .because(format!("line {}: `{}`", line.number, line.text))
+                    .because(others::numbered(line))
                     .hint("install the packages inside: `--cuda apt`"));
             }
             let text = tree.line(self.dialect());

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Applied, DeviceNode, LineKind, LxcConfig, Method, OwnLine, Users, Wanted};
+use super::{
+    Applied, DeviceNode, DriverLines, LineKind, LxcConfig, Method, OwnLine, Users, Wanted,
+};
 use super::{edit, first_line, one_by_one, passes};
 use crate::container::shared::is_from_shared;
 use crate::container::{mount, mount::MountEntry};
@@ -38,9 +40,13 @@ fn mounts_and_rules(config: &LxcConfig, applied: Applied<'_>) -> Vec<String> {
         majors: &BTreeSet::new(),
         trees: &[],
         own: &own,
+        driver_lines: DriverLines::Keep,
     };
-    // Without `dev[n]` and trees there is no edit that cannot be made.
-    edit(config, &wanted).map(|edit| edit.lines_added).unwrap_or_default()
+    // It is refused where somebody has mounted something else onto the place of a node.
+    edit(config, &wanted).map(|edit| edit.lines_added).unwrap_or_else(|_| {
+        let nodes = applied.nodes.iter().filter(|node| !passes(config, node));
+        nodes.map(|node| mount::line(node, config.dialect())).collect()
+    })
 }
 
 fn devices(config: &LxcConfig, nodes: &[DeviceNode]) -> Vec<String> {

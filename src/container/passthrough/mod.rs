@@ -10,6 +10,7 @@
 mod change;
 mod decide;
 mod missing;
+mod others;
 mod survey;
 mod undo;
 
@@ -98,6 +99,21 @@ pub struct Wanted<'a> {
     pub trees: &'a [SharedTree],
     /// The lines that nvstage wrote before.
     pub own: &'a [OwnLine],
+    /// What becomes of lines that bring a driver of the host's by another way.
+    pub driver_lines: DriverLines,
+}
+
+/// What becomes of lines by which a container gets a driver of its host's by another way
+/// ([`driver_files`](super::driver_files)). Those that were taken out once are taken out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DriverLines {
+    /// The edit is refused: two drivers at once do not work.
+    #[default]
+    Refuse,
+    /// They are taken out; [`withdraw`] puts them back.
+    TakeOut,
+    /// They stay.
+    Keep,
 }
 
 /// A line of a configuration file that nvstage wrote, and what stood there before.
@@ -185,9 +201,12 @@ pub struct ForeignLine {
 ///
 /// A tree that is shared gets a mount entry; one of ours that is not wanted any more goes.
 ///
+/// Nothing that somebody else's line mounts is hidden: a directory of nodes gives way to its single
+/// nodes where such a line passes something below it.
+///
 /// # Errors
-/// Host error when all 256 `dev[n]` are in use, or another line mounts something onto the place of a
-/// shared tree.
+/// Host error when all 256 `dev[n]` are in use, another line mounts something onto the place of a
+/// node or a shared tree, or below the latter, or brings a driver and is not to be taken out.
 pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
     decide::edit(config, wanted)
 }

@@ -1,7 +1,8 @@
 //! What the live section of a configuration says about NVIDIA devices, beside what is wanted.
 
 use super::{DeviceNode, ForeignLine};
-use crate::container::config::{Access, Line, LineKind, LxcConfig, PassedDevice};
+use crate::container::config::{Access, Dialect, Line, LineKind, LxcConfig, PassedDevice};
+use crate::container::driver_files::{self, DriverLine};
 use crate::container::mount::{self, Effect, MountEntry};
 use crate::container::rules::DeviceRule;
 use crate::container::shared;
@@ -12,6 +13,11 @@ pub(super) struct Survey<'a> {
     pub(super) devices: Vec<PassedDevice>,
     pub(super) nodes: &'a [DeviceNode],
     pub(super) is_unprivileged: bool,
+    pub(super) dialect: Dialect,
+    /// Lines that bring a driver of the host's.
+    pub(super) driver_lines: Vec<DriverLine>,
+    /// Directories of which nodes are passed one by one, because of what others have below them.
+    pub(super) apart: Vec<String>,
 }
 
 impl<'a> Survey<'a> {
@@ -19,7 +25,9 @@ impl<'a> Survey<'a> {
         let lines: Vec<Line<'a>> = config.lines().collect();
         let devices = config.devices_by(&lines);
         let is_unprivileged = config.is_unprivileged_by(&lines);
-        Self { lines, devices, nodes, is_unprivileged }
+        let driver_lines = driver_files::lines(config);
+        let (dialect, apart) = (config.dialect(), Vec::new());
+        Self { lines, devices, nodes, is_unprivileged, dialect, driver_lines, apart }
     }
 
     /// The numbers of the lines whose mount entry has this effect on a node.
@@ -79,6 +87,9 @@ impl<'a> Survey<'a> {
     /// Why a line is worth telling of; `None` for one that is not, or that does what it should.
     fn remark(&self, line: &Line<'_>) -> Option<String> {
         let names_node = line.text.contains("/dev/nvidia");
+        if self.driver_lines.iter().any(|found| found.number == line.number) {
+            return Some("it brings a driver of the host's".to_owned());
+        }
         match &line.kind {
             LineKind::Comment => names_node.then(|| "it is a comment".to_owned()),
             LineKind::Other => names_node.then(|| "it is not understood".to_owned()),
@@ -118,6 +129,9 @@ impl<'a> Survey<'a> {
         if shared::is_from_shared(entry) {
             return None;
         }
+        if let Some(remark) = self.remark_on_apart(entry.target) {
+            return Some(remark);
+        }
         let is_about_nvidia = entry.source.to_ascii_lowercase().contains("nvidia")
             || entry.target.to_ascii_lowercase().contains("nvidia");
         let source = entry.source;
@@ -125,6 +139,14 @@ impl<'a> Survey<'a> {
             true => format!("`{source}` is not among the devices passed"),
             false => format!("`{source}` is no device, but a file or directory of the host"),
         })
+    }
+
+    /// What is told of a line because of which a directory is not mounted.
+    fn remark_on_apart(&self, path: &str) -> Option<String> {
+        let directory = self.apart.iter().find(|directory| mount::is_below(path, directory))?;
+        Some(format!(
+            "`{directory}` is not mounted, which would hide it: its nodes are, one by one"
+        ))
     }
 
     fn remark_on_setting(&self, line: &Line<'_>, key: &str) -> String {
@@ -135,6 +157,9 @@ impl<'a> Survey<'a> {
                 false => "it is a setting of Proxmox VE".to_owned(),
             };
         };
+        if let Some(remark) = self.remark_on_apart(&device.path) {
+            return remark;
+        }
         if !self.nodes.iter().any(|node| node.path == device.path) {
             return match is_below_dev(&device.path) {
                 true => format!("`{}` is not among the devices passed", device.path),
@@ -157,7 +182,7 @@ fn is_below_dev(path: &str) -> bool {
     path.trim_start_matches('/').starts_with("dev/")
 }
 
-fn mount_entry<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {
+pub(super) fn mount_entry<'a>(line: &'a Line<'_>) -> Option<MountEntry<'a>> {
     match &line.kind {
         LineKind::Raw { key, value } if key == mount::KEY => Some(MountEntry::parse(value)),
         _ => None,

@@ -34,10 +34,12 @@ pub fn withdraw(config: &LxcConfig, own: &[OwnLine]) -> Edit {
             }
             (Some(number), old) => {
                 changes.remove(*number);
-                old.into_iter().for_each(|line| changes.add(line));
+                old.into_iter().for_each(|line| changes.put_back(line, dialect));
             }
             // Taken out without anything in its place; a rollback may have brought it back.
-            (None, Some(old)) if text.is_none() && numbers(&old).is_empty() => changes.add(old),
+            (None, Some(old)) if text.is_none() && numbers(&old).is_empty() => {
+                changes.put_back(old, dialect);
+            }
             // Our line is gone, and what it replaced is somebody else's affair now.
             (None, _) => {}
         }
@@ -52,7 +54,7 @@ pub fn withdraw(config: &LxcConfig, own: &[OwnLine]) -> Edit {
     let foreign = foreign.map(|line| ForeignLine { why: why.to_owned(), ..line });
     Edit {
         config: changes.apply(config),
-        lines_added: changes.added.clone(),
+        lines_added: [&changes.devices[..], &changes.added[..]].concat(),
         lines_corrected: changes.corrected.iter().map(|(n, new)| (text(n), new.clone())).collect(),
         lines_removed: changes.removed.iter().map(text).collect(),
         foreign: foreign.collect(),
