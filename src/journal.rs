@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::apt::existing::SetAside;
 use crate::container::config::LxcConfig;
 use crate::container::passthrough::{DeviceNode, Method, OwnLine};
 use crate::ctid::Ctid;
@@ -60,6 +61,9 @@ pub struct Journal {
     pub cuda_image: Option<String>,
     /// The packages that were installed for it and had not been there before.
     pub packages: Vec<String>,
+    /// What was replaced in its apt sources, to be put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<SetAside>,
     /// The last run that worked on it, to its end.
     #[serde(default)]
     pub last_run: Option<LastRun>,
@@ -146,6 +150,7 @@ impl Journal {
             cuda: CudaMethod::default(),
             cuda_image: None,
             packages: Vec::new(),
+            set_aside: Vec::new(),
             last_run: None,
             was: None,
         }
@@ -216,6 +221,15 @@ mod tests {
         let text = journal.to_text();
         assert!(text.contains("\"power\": \"stopped\""), "{text}");
         assert_eq!(Journal::parse(&text, "x").unwrap(), journal);
+    }
+
+    #[test]
+    fn what_was_set_aside_of_apts_sources_is_kept() {
+        let mut journal = Journal::parse(VERSION_2, "x").unwrap();
+        let text = |text: &str| text.to_owned();
+        journal.set_aside =
+            vec![SetAside { path: text("/etc/apt/a.list"), old: text("a\n"), new: text("b") }];
+        assert_eq!(Journal::parse(&journal.to_text(), "x").unwrap(), journal);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Intent<'a> {
     pub versions: &'a BTreeMap<String, String>,
     /// The files apt should read.
     pub files: &'a [AptFile],
+    /// What is to be done about sources that the container has of the repository.
+    pub repository: Option<String>,
     /// The nodes that should open.
     pub nodes: &'a [DeviceNode],
 }
@@ -142,7 +144,7 @@ impl Plan {
             power: power(intent, situation),
             share: share(situation),
             driver: driver(intent, situation),
-            packages: packages(intent, situation),
+            packages: with_sources(packages(intent, situation), intent.repository.as_deref()),
         }
     }
 
@@ -251,6 +253,16 @@ fn driver(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
             };
             Action::Do(format!("repair driver {version}: {first}{others}"))
         }
+    }
+}
+
+/// The packages' part with what their repository needs.
+fn with_sources(packages: Action, sources: Option<&str>) -> Action {
+    match (packages, sources) {
+        (packages, None) => packages,
+        (Action::Nothing(_), Some(what)) => Action::Do(what.to_owned()),
+        (Action::Do(other), Some(what)) => Action::Do(format!("{other}; {what}")),
+        (Action::Unknown(other), Some(what)) => Action::Unknown(format!("{other}; {what}")),
     }
 }
 

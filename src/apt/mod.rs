@@ -5,6 +5,7 @@
 //! would put the repository above the distribution for every name and is therefore not used.
 
 pub mod diagnosis;
+pub mod existing;
 pub mod index;
 pub mod isolated;
 pub mod mirror;

@@ -10,11 +10,13 @@ use super::{
     Context, RecipeArguments, RequestValue, SourceArguments, Stores, Target, TargetArguments,
     ValueSource,
 };
+use crate::apt::existing::Change;
 use crate::apt::{self, AptFile};
 use crate::container::passthrough::DriverLines;
 use crate::ctid::Ctid;
 use crate::diff;
 use crate::engine::driver::{self, Package};
+use crate::engine::existing_sources::{self, Need};
 use crate::engine::seen::Seen;
 use crate::engine::sharing::{self, Share};
 use crate::engine::stock;
@@ -26,6 +28,7 @@ use crate::error::{Error, ExitCode, Result};
 use crate::facts::Facts;
 use crate::fetch::Network;
 use crate::host::devices::Inventory;
+use crate::host::rootfs::ContainerRoot;
 use crate::host::runlog::RunLog;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
 use crate::recipe::{CudaMethod, Userland};
@@ -230,15 +233,19 @@ fn one(
         None => None,
     };
     let mut result = ContainerPlan::new(ctid);
-    let (files, versions) = match &seen {
-        Some((facts, _)) => apt_files(wish, supplies, (facts, &known), &mut result.downloads)?,
-        None => Default::default(),
+    let apt = match (&seen, outside.pid) {
+        (Some((facts, _)), Some(pid)) => {
+            let root = survey::root(&session, pid)?;
+            apt_files(wish, supplies, (facts, &known, &root), &mut result.downloads)?
+        }
+        _ => Apt::default(),
     };
     let intent = Intent {
         version: &wish.version,
         packages: known.apt.packages(),
-        versions: &versions,
-        files: &files,
+        versions: &apt.versions,
+        files: &apt.files,
+        repository: apt.sources.text(),
         nodes: &wish.nodes,
     };
     let answering = match &seen {
@@ -268,6 +275,7 @@ fn one(
     }
     describe(&mut result, outside, &plan);
     result.request = not_named(wish, outside);
+    result.parts.extend(apt.part());
     Ok(result)
 }
 
@@ -337,32 +345,54 @@ fn look(
     Ok((facts, state))
 }
 
+/// What concerns apt inside.
+#[derive(Default)]
+struct Apt {
+    files: Vec<AptFile>,
+    versions: BTreeMap<String, String>,
+    sources: Change,
+}
+
+impl Apt {
+    /// The container's own source, where it serves as it is.
+    fn part(&self) -> Option<(&'static str, String)> {
+        let path = self.sources.serving.as_ref().filter(|_| self.sources.text().is_none())?;
+        Some(("repository", format!("unchanged: the source of `{path}` serves")))
+    }
+}
+
 /// The files that apt should read, as far as they are known without fetching the key.
 fn apt_files(
     wish: &Wish,
     supplies: &Supplies<'_>,
-    (facts, known): (&Facts, &Known),
+    (facts, known, root): (&Facts, &Known, &ContainerRoot),
     downloads: &mut Vec<Download>,
-) -> Result<(Vec<AptFile>, BTreeMap<String, String>)> {
+) -> Result<Apt> {
     let recipe = &wish.recipe;
     if known.apt.packages().is_empty() {
-        return Ok(Default::default());
+        return Ok(Apt::default());
     }
     let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
     let lock = supplies.stock(recipe, &facts.distribution, facts.architecture)?;
     let versions =
         lock.map(|lock| stock::versions(&lock, known.apt.packages())).unwrap_or_default();
-    if supplies.fetcher.network() == Network::Forbidden || known.images.cuda.is_some() {
-        return Ok((files, versions));
+    let is_offline = supplies.fetcher.network() == Network::Forbidden;
+    let need = match is_offline || known.images.cuda.is_some() {
+        true => Need::Nothing,
+        false => Need::Source,
+    };
+    let sources = existing_sources::look(root, recipe, facts, need)?;
+    if need == Need::Nothing {
+        return Ok(Apt { files, versions, sources });
     }
-    match supplies.repository_at_hand(&wish.recipe, &facts.distribution, facts.architecture)? {
-        Some(repository) => files.extend(repository.files()),
+    match supplies.repository_at_hand(recipe, &facts.distribution, facts.architecture)? {
+        Some(repository) => files.extend(existing_sources::files(&sources, repository.files())),
         None => {
             let name = format!("repository key for {}", facts.distribution);
             downloads.push(Download { name, bytes: None });
         }
     }
-    Ok((files, versions))
+    Ok(Apt { files, versions, sources })
 }
 
 fn parts(plan: &Plan) -> Vec<(&'static str, String)> {

@@ -14,6 +14,7 @@ use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::container::shared;
 use crate::engine::before::{self, Before};
 use crate::engine::configure::{self, Applied, Change};
+use crate::engine::existing_sources::{self, Back};
 use crate::engine::journal;
 use crate::engine::steps::Steps;
 use crate::engine::survey::{self, Configuration, Look, OwnFiles};
@@ -367,8 +368,14 @@ pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> R
     write_down(&set)?;
     session.host.cancel.check()?;
     purge_phase(session, "purge", &set)?;
+    // Ours is gone now; the journal forgets the packages last.
+    let back = existing_sources::put_back(session)?;
     write_down(&[])?;
-    Ok(match (set.len(), packages.len()) {
+    Ok(with_sources(removed(&set, packages), &back))
+}
+
+fn removed(set: &[String], packages: &[String]) -> Outcome {
+    match (set.len(), packages.len()) {
         (0, 0) => {
             Outcome::Unchanged("no packages were installed for it; apt's files removed".to_owned())
         }
@@ -376,7 +383,21 @@ pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> R
         // Many are known after a run that was cut short: a whole set.
         (gone, 9..) => Outcome::Changed(format!("removed {gone} packages, and apt's files")),
         _ => Outcome::Changed(format!("removed {}, and apt's files", packages.join(" "))),
-    })
+    }
+}
+
+/// The same with what became of the container's own sources.
+fn with_sources(removed: Outcome, back: &Back) -> Outcome {
+    let mut parts = vec![removed.parts().1.to_owned()];
+    let list = |verb: &str, paths: &[String], end: &str| {
+        (!paths.is_empty()).then(|| format!("{verb} the source of `{}`{end}", paths.join("`, `")))
+    };
+    parts.extend(list("put back", &back.restored, ""));
+    parts.extend(list("kept", &back.kept, ", which somebody has changed since"));
+    match parts.len() {
+        1 => removed,
+        _ => Outcome::Changed(parts.join("; ")),
+    }
 }
 
 /// What goes with these packages, themselves included: asked of the container's apt.

@@ -17,6 +17,7 @@ pub mod detach;
 pub mod doctor;
 pub mod drift;
 pub mod driver;
+pub mod existing_sources;
 pub mod journal;
 pub mod locked;
 pub mod metadata;

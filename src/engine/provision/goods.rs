@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::{Inside, Job, Means};
+use crate::apt::existing::Change;
 use crate::apt::{self, AptFile};
+use crate::engine::existing_sources::{self, Need};
 use crate::engine::packages::{self, Asked};
 use crate::engine::stock::{self, Mirror};
 use crate::engine::supplies::{Driver, Repository};
+use crate::engine::survey;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::fetch::Network;
@@ -20,6 +23,8 @@ use crate::report::{Outcome, Step};
 pub(super) struct Goods {
     /// The files that apt reads inside.
     pub(super) files: Vec<AptFile>,
+    /// What becomes of the container's own sources of the repository.
+    pub(super) sources: Change,
     /// The lock with the packages, if the cache has them.
     lock: Option<Lock>,
     /// The versions that the lock has of the wanted packages.
@@ -31,8 +36,9 @@ pub(super) struct Goods {
 impl Job<'_> {
     /// Where the packages come from, and the files that apt reads for it; nothing where the recipe
     /// has no packages.
-    pub(super) fn goods(&self, facts: &Facts) -> Result<Goods> {
+    pub(super) fn goods(&self, seen: &Inside) -> Result<Goods> {
         let Means { wish, supplies, driver, .. } = self.means;
+        let facts = &seen.facts;
         if self.apt.packages().is_empty() {
             return Ok(Goods::default());
         }
@@ -46,13 +52,18 @@ impl Job<'_> {
         let lock = supplies.stock(recipe, distribution, facts.architecture)?;
         let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
         // What is shared comes from the host, and what is left from the distribution.
-        if supplies.fetcher.network() == Network::Allowed && self.images.cuda.is_none() {
+        let is_wanted = self.may_use_network() && self.images.cuda.is_none();
+        let root = survey::root(self.session, seen.pid)?;
+        let need = if is_wanted { Need::Source } else { Need::Nothing };
+        let sources = existing_sources::look(&root, recipe, facts, need)?;
+        if is_wanted {
             let repository = supplies.repository(recipe, distribution, facts.architecture)?;
             self.record(distribution, &repository, driver)?;
-            files.extend(repository.files());
+            files.extend(existing_sources::files(&sources, repository.files()));
         }
         let versions = lock.as_ref().map(|lock| stock::versions(lock, self.apt.packages()));
-        Ok(Goods { files, versions: versions.unwrap_or_default(), lock, mirror: None })
+        let versions = versions.unwrap_or_default();
+        Ok(Goods { files, sources, versions, lock, mirror: None })
     }
 
     /// Makes the mirror ready, and before anything else is touched asks the container's apt whether
@@ -149,6 +160,12 @@ impl Job<'_> {
         let (recipe, files) = (&self.apt, goods.files.as_slice());
         let mirror = goods.mirror.as_ref();
         let job = packages::Job { recipe, files, mirror, pid };
+        existing_sources::apply(self.session, &goods.sources)?;
+        for reason in &goods.sources.reasons {
+            self.warn(&format!(
+                "set aside the source of the CUDA repository in {reason}; `detach --purge` puts it back"
+            ));
+        }
         let look = self.look(60);
         let (asked, mut facts) = packages::install(self.session, job, look)?;
         let from = match asked {

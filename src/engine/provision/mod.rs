@@ -158,7 +158,7 @@ impl Job<'_> {
     fn put_right(&mut self, found: (Outside, Before), seen: Option<Inside>) -> Result<()> {
         let (outside, before) = found;
         let mut goods = match &seen {
-            Some(seen) => Some(self.goods(&seen.facts)?),
+            Some(seen) => Some(self.goods(seen)?),
             None => None,
         };
         let plan = self.plan(&outside, seen.as_ref(), goods.as_ref())?;
@@ -207,7 +207,7 @@ impl Job<'_> {
                 Some(seen) => seen,
                 None => job.look_inside(pid, 60)?,
             };
-            let goods = job.goods(&seen.facts)?;
+            let goods = job.goods(&seen)?;
             let plan = job.plan(outside, Some(&seen), Some(&goods))?;
             Ok((Outcome::Unchanged(describe(outside, Some(&seen))), (seen, goods, plan)))
         })?;
@@ -229,6 +229,7 @@ impl Job<'_> {
             packages: self.apt.packages(),
             versions: &goods.versions,
             files: &goods.files,
+            repository: goods.sources.text(),
             nodes: &wish.nodes,
         };
         let nothing = BTreeSet::new();
