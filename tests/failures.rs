@@ -13,7 +13,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Host, Kind, Nodes, Site, VERSION, eventually};
+use support::{Host, Kind, Nodes, Run, Site, VERSION, eventually};
 
 fn host() -> Host {
     Host::new(Kind::Pct, Nodes::Answering(VERSION))
@@ -293,4 +293,40 @@ fn lines_of_others_are_kept_and_reported_and_the_replaced_scripts_are_adopted() 
         snapshot.contains("/dev/nvidia0 /dev/nvidia0 none"),
         "the snapshot changed: {snapshot}"
     );
+}
+
+/// A backup has the container for a while: nothing is to be stopped by hand.
+#[test]
+fn a_task_that_holds_the_container_is_to_be_waited_for() {
+    let (host, site) = (host(), Site::new());
+    let ctid = container(&host, &site, &[]);
+    let recipe = site.driver_only();
+    let arguments = ["provision", &ctid, "--gpus", "0", "--recipe", &recipe];
+    host.run(&arguments).code(0);
+    host.shell(&format!("pct stop {ctid}")).code(0);
+    let lock = format!("/run/lock/lxc/pve-config-{ctid}.lock");
+    let mut task = host.command("flock").args(["--close", &lock, "sleep", "60"]).spawn().unwrap();
+    eventually("the lock is held", Duration::from_secs(10), || {
+        host.shell(&format!("flock -n {lock} true")).code != 0
+    });
+    let run = host.run(&arguments).code(4).says("another task holds its lock");
+    run.says("wait until that task has ended");
+    // Another one comes first while it is waited for.
+    host.pct_calls();
+    let mut child = host.nvstage();
+    let child = child
+        .args(arguments)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("it is being started", Duration::from_secs(30), || {
+        host.pct_calls().iter().any(|call| call.starts_with("start "))
+    });
+    std::fs::write(host.config_path(&ctid), format!("lock: backup\n{}", host.config(&ctid)))
+        .unwrap();
+    task.kill().unwrap();
+    task.wait().unwrap();
+    let run = Run::from(child.wait_with_output().unwrap()).code(4);
+    run.says("Proxmox has locked it (backup)").says("wait until that task has ended");
 }

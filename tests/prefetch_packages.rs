@@ -185,12 +185,44 @@ fn a_package_that_is_not_the_one_of_the_index() {
             }
         };
         let says = match damage {
-            "missing" => "404",
+            "missing" => "its index was fetched 3 times, and names it",
             "flip" => "the file has the SHA-256 digest",
             _ => "bytes",
         };
         refused(change, &["download `cuda-nvcc-12-8_12.8.93-1_amd64.deb`", says]);
     }
+}
+
+/// The first index names a package that is gone; by the second look the repository has a newer one.
+fn moved_on(scene: &Scene) {
+    let copy = scene.site.own_copy("cuda");
+    for name in ["InRelease", "Packages.gz"] {
+        let old = std::fs::read(copy.join(name)).unwrap();
+        let elsewhere = scene.site.server.file(&format!("/old/{name}"), &old);
+        scene.site.server.faults(&format!("/cuda/{name}"), [Fault::Redirect(elsewhere)]);
+    }
+    std::fs::remove_file(copy.join("cuda-nvcc-12-8_12.8.93-1_amd64.deb")).unwrap();
+    let copy = copy.to_str().unwrap();
+    world_script("package", &[copy, "cuda-nvcc-12-8", "12.8.94-1", ""]).code(0);
+    world_script("reindex", &[copy, "cuda"]).code(0);
+}
+
+#[test]
+fn a_package_that_is_gone_is_found_in_a_newer_index() {
+    let scene = Scene::new();
+    moved_on(&scene);
+    let run = scene.prefetch(&["--set", "packages=cuda-nvcc-12-8"]).code(0);
+    run.says("its repository may have a newer index");
+    assert!(scene.lock().contains("12.8.94-1"), "{}", scene.lock());
+    // The container's own apt, without a cache.
+    let scene = Scene::new();
+    moved_on(&scene);
+    let recipe = scene.site.recipe();
+    let set = "packages=cuda-nvcc-12-8";
+    let provision = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--set", set];
+    scene.host.run(&provision).code(0);
+    let version = "dpkg-query -W -f '${Version}' cuda-nvcc-12-8";
+    assert_eq!(scene.host.inside(&scene.ctid, version).stdout, "12.8.94-1");
 }
 
 #[test]

@@ -181,7 +181,18 @@ fi
 put_all
 finish_dpkg
 adopt
-install_now "$@" || { say failed "apt-get install"; exit 1; }
+# Where apt fails and a repository has another release by now, its index was out of date.
+releases() { cat /var/lib/apt/lists/*InRelease 2>/dev/null | sha256sum; }
+before=$(releases)
+left=2
+until install_now "$@"; do
+  [ "$mirror" = - ] && [ "$left" -gt 0 ] && sleep 1 && apt update </dev/null && [ "$(releases)" != "$before" ] || {
+    say failed "apt-get install"
+    exit 1
+  }
+  before=$(releases) left=$((left - 1))
+  refuse "$@"
+done
 audit=$(dpkg --audit)
 if [ -n "$audit" ]; then
   printf '%s\n' "$audit"

@@ -11,7 +11,7 @@ use crate::apt;
 use crate::apt::isolated::Fetch;
 use crate::apt::sources::Source;
 use crate::apt::system::System;
-use crate::engine::metadata::{Metadata, Older, Wanted};
+use crate::engine::metadata::{Metadata, Older, PAUSE, TRIES, Wanted};
 use crate::engine::resolve::{self, Resolver};
 use crate::engine::supplies::Supplies;
 use crate::engine::systems;
@@ -20,6 +20,7 @@ use crate::event::Event;
 use crate::fingerprint::Fingerprint;
 use crate::host::Host;
 use crate::host::runlog::RunLog;
+use crate::host::wait::wait;
 use crate::lock::{Lock, LockedFile, LockedPackage, LockedRepository, LockedTarget, Role};
 use crate::openpgp::{self, Certificate};
 use crate::recipe::Recipe;
@@ -73,14 +74,35 @@ pub fn prefetch(
 ) -> Result<Lock> {
     // An older lock that cannot be read is replaced.
     let old = supplies.cache.lock(&lock.own_file_name()).unwrap_or_default();
-    let work = Work { supplies, context, request, lock, old };
+    let mut work = Work { supplies, context, request, lock, old, fetched: 0 };
     let targets = work.targets()?;
-    let mut repositories = work.repositories()?;
-    let resolved = match work.resolve(&targets, &repositories) {
-        Err(error) => work.resolve_with_older(&targets, &mut repositories, error)?,
-        Ok(resolved) => resolved,
-    };
-    work.complete(&repositories, resolved)
+    loop {
+        let lock = work.locked(&targets)?;
+        let Err(error) = supplies.fetch_packages(&lock) else {
+            supplies.mirror(&lock, request.recipe)?;
+            return Ok(lock);
+        };
+        if !error.is_of_missing() {
+            return Err(error);
+        }
+        work.fetched += 1;
+        if work.fetched == TRIES {
+            return Err(between_two_states(&error));
+        }
+        let text = format!("failed to {}: its repository may have a newer index", error.what());
+        supplies.events.emit(Event::Note { text });
+        wait(PAUSE, supplies.cancel)?;
+    }
+}
+
+/// The error for packages that every index names and no repository has.
+fn between_two_states(error: &Error) -> Error {
+    let whole = Error::install("fetch the packages that the newest index names")
+        .because(format!("failed to {}", error.what()));
+    let whole = error.causes().iter().fold(whole, Error::because);
+    whole
+        .because(format!("its index was fetched {TRIES} times, and names it"))
+        .hint("the repository is between two states: try again in some minutes")
 }
 
 struct Work<'a> {
@@ -89,12 +111,24 @@ struct Work<'a> {
     request: &'a Request<'a>,
     lock: Lock,
     old: Option<Lock>,
+    /// How often the repositories' metadata was fetched.
+    fetched: u32,
 }
 
 /// What apt answered for each target.
 type Resolved = Vec<(LockedTarget, Vec<Fetch>)>;
 
 impl Work<'_> {
+    /// The lock by what the repositories have now.
+    fn locked(&self, targets: &[Target]) -> Result<Lock> {
+        let mut repositories = self.repositories()?;
+        let resolved = match self.resolve(targets, &repositories) {
+            Err(error) => self.resolve_with_older(targets, &mut repositories, error)?,
+            Ok(resolved) => resolved,
+        };
+        self.complete(&repositories, resolved)
+    }
+
     /// The named systems, those of the old lock whose status is still here, and the empty one.
     fn targets(&self) -> Result<Vec<Target>> {
         let mut targets: Vec<Target> = Vec::new();
@@ -126,7 +160,8 @@ impl Work<'_> {
         let cuda = repositories[0].locked.url.clone();
         for source in sources.into_iter().filter(|source| source.url != cuda) {
             let name = format!("distribution-{}", repositories.len());
-            let wanted = Wanted { name, role: Role::Distribution, source, keys: &keys };
+            let (role, fetched) = (Role::Distribution, self.fetched);
+            let wanted = Wanted { name, role, source, keys: &keys, fetched };
             if let Some(metadata) = self.metadata(&wanted)? {
                 repositories.push(metadata);
             }
@@ -162,7 +197,7 @@ impl Work<'_> {
         let keys = openpgp::certificates(repository.armoured.as_bytes())?;
         let name = if role == Role::Cuda { "cuda" } else { "cuda-older" }.to_owned();
         let source = Source { url: repository.url, suite: "/".to_owned(), components: Vec::new() };
-        let wanted = Wanted { name, role, source, keys: &keys };
+        let wanted = Wanted { name, role, source, keys: &keys, fetched: self.fetched };
         self.supplies.metadata(&wanted, architecture, self.request.older)
     }
 
@@ -305,7 +340,7 @@ impl Work<'_> {
         self.resolve(targets, repositories)
     }
 
-    fn complete(self, repositories: &[Metadata], resolved: Resolved) -> Result<Lock> {
+    fn complete(&self, repositories: &[Metadata], resolved: Resolved) -> Result<Lock> {
         let mut all: Vec<Fetch> =
             resolved.iter().flat_map(|(_, fetches)| fetches.clone()).collect();
         all.sort_by_key(|fetch| fetch.sha256);
@@ -325,12 +360,10 @@ impl Work<'_> {
             target.packages.sort();
             targets.push(target);
         }
-        let mut lock = self.lock;
+        let mut lock = self.lock.clone();
         lock.wants = self.request.recipe.packages().to_vec();
         lock.repositories = repositories.iter().map(|one| one.locked.clone()).collect();
         (lock.targets, lock.packages) = (targets, packages);
-        self.supplies.fetch_packages(&lock)?;
-        self.supplies.mirror(&lock, self.request.recipe)?;
         Ok(lock)
     }
 }

@@ -90,7 +90,8 @@ fn fetch_repository(
         suite: locked.suite.clone(),
         components: locked.components.clone(),
     };
-    let wanted = Wanted { name: locked.name.clone(), role: locked.role, source, keys: &keys };
+    let (name, role) = (locked.name.clone(), locked.role);
+    let wanted = Wanted { name, role, source, keys: &keys, fetched: 0 };
     let found = supplies.metadata(&wanted, lock.architecture, request.older)?.locked;
     if found.release.sha256 != locked.release.sha256 {
         if found.date < locked.date {

@@ -25,9 +25,9 @@ use crate::openpgp::{self, Binding, Certificate};
 /// Debian's largest `InRelease` has some 200 kilobytes.
 const RELEASE_LIMIT: usize = 4 << 20;
 /// How often a release and its indexes are fetched until they fit together.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 /// Between two of these tries.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// A repository whose metadata is wanted.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Wanted<'a> {
     pub source: Source,
     /// The certificates that may sign it, each with a pinned fingerprint.
     pub keys: &'a [Certificate],
+    /// How often it was fetched in this run: caches on the way are passed by then.
+    pub fetched: u32,
 }
 
 /// Whether a release may be older than one that was accepted before.
@@ -75,8 +77,8 @@ impl Supplies<'_> {
         older: Older,
     ) -> Result<Metadata> {
         let mut last = None;
-        for attempt in 0..TRIES {
-            if attempt > 0 {
+        for attempt in wanted.fetched..wanted.fetched + TRIES {
+            if attempt > wanted.fetched {
                 crate::host::wait::wait(PAUSE, self.cancel)?;
             }
             let signed = self.release(wanted, attempt)?;

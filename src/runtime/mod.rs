@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
-use crate::container::config::Dialect;
+use crate::container::config::{Dialect, LxcConfig};
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -500,15 +500,47 @@ impl Session<'_> {
     }
 
     fn state_error(&self, verb: &str, finished: &Finished) -> Error {
+        let ctid = self.ctid;
+        if let Some(task) = self.task_at_work(finished.ended) {
+            return Error::host(format!("{verb} the container: {task}"))
+                .because(finished.ended)
+                .because(finished.tail())
+                .hint("wait until that task has ended, and run the command again")
+                .on(ctid);
+        }
         Error::restart(format!("{verb} the container"))
             .because(finished.ended)
             .because(finished.tail())
-            .hint(match (self.runtime.name(), verb) {
-                ("pct", "start") => format!("`pct start {} --debug 1` shows the reason", self.ctid),
-                (_, "start") => format!("`lxc-start -F -n {}` shows the reason", self.ctid),
+            .hint(match (self.runtime.dialect(), verb) {
+                (Dialect::Proxmox, "start") => {
+                    format!("`pct start {ctid} --debug 1` shows the reason")
+                }
+                (Dialect::Lxc, "start") => format!("`lxc-start -F -n {ctid}` shows the reason"),
                 _ => "stop it by hand, and run the command again".to_owned(),
             })
-            .on(self.ctid)
+            .on(ctid)
+    }
+
+    /// What keeps Proxmox from starting or stopping the container: a backup, a snapshot.
+    fn task_at_work(&self, ended: Ended) -> Option<String> {
+        if self.runtime.dialect() != Dialect::Proxmox {
+            return None;
+        }
+        let text = std::fs::read(self.runtime.locate(self.ctid).ok()?).ok()?;
+        match LxcConfig::parse(&text, Dialect::Proxmox).lock() {
+            Some(lock) => Some(format!("Proxmox has locked it ({lock})")),
+            // `pct` has waited for the lock on the file (PVE::Tools, `lock_file`: EINTR, but 255 where
+            // a task of its own has waited).
+            None if ended == Ended::Exited(4) || self.is_lock_held() => {
+                Some("another task holds its lock".to_owned())
+            }
+            None => None,
+        }
+    }
+
+    fn is_lock_held(&self) -> bool {
+        let path = self.host.paths.pve_config_lock(self.ctid.as_str());
+        path.exists() && Lock::try_exclusive(&path).is_ok_and(|lock| lock.is_none())
     }
 
     /// Copies a file into the container. Its success proves nothing: `pct push` exits 0 when it
