@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cmd::{
-    Context, bundle, cache, detach, doctor, gpus, host_setup, phoenix, plan, prefetch, provision,
-    refresh, status, sync, verify,
+    Context, Unasked, bundle, cache, detach, doctor, gpus, host_setup, phoenix, plan, prefetch,
+    provision, refresh, status, sync, verify,
 };
 use crate::error::{Error, ExitCode};
 use crate::event::{Event, Events};
@@ -23,14 +23,15 @@ use crate::report::Report;
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done, or nothing to do
-  1   general error, interrupted, or containers failed in different ways
+  1   general error, or containers failed in different ways
   2   invalid input
   3   container not found
   4   host configuration error
   5   installation error: download, verification, installer, apt, checks
   6   the container could not be stopped or started
   10  plan, verify, status --check, sync: something differs;
-      doctor: something is wrong";
+      provision, sync, detach: a restart is pending; doctor: something is wrong
+  130 interrupted by a signal";
 
 /// NVIDIA's driver userland and CUDA in Proxmox VE LXC containers, from one verified cache
 #[derive(Debug, Parser)]
@@ -92,7 +93,8 @@ pub fn run(arguments: &[String]) -> ExitCode {
     }
     let printer = Printer::new(if cli.json { Form::Json } else { Form::Text });
     let done = host(paths).and_then(|host| {
-        let context = Context { host: &host, events: &printer, run: run_name() };
+        let (events, confirm) = (&printer, &printer);
+        let context = Context { host: &host, events, confirm, run: run_name() };
         verb(&context, &cli.verb, &printer)
     });
     done.unwrap_or_else(|error| {
@@ -180,7 +182,7 @@ fn as_phoenix(arguments: &phoenix::Arguments, paths: Paths) -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "the contract is made of environment variables")]
     let environment = |name: &str| std::env::var(name).ok();
     let done = host(paths).and_then(|host| {
-        let context = Context { host: &host, events: &log, run: run_name() };
+        let context = Context { host: &host, events: &log, confirm: &Unasked, run: run_name() };
         phoenix::run(&context, arguments, &environment)
     });
     let code = match &done {
@@ -190,6 +192,8 @@ fn as_phoenix(arguments: &phoenix::Arguments, paths: Paths) -> ExitCode {
             error.code()
         }
     };
+    // The contract knows no other number for it.
+    let code = if code == ExitCode::Interrupted { ExitCode::General } else { code };
     log.last_line(code);
     code
 }

@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use crate::ctid::Ctid;
 
-/// How the program ends. The numbers are the contract of the script that nvstage replaces, and
-/// [`ExitCode::Differs`].
+/// How the program ends. The numbers are the contract of the script that nvstage replaces,
+/// [`ExitCode::Differs`] and [`ExitCode::Interrupted`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitCode {
     /// 0: done, or nothing to do.
     Done,
-    /// 1: a general error, an interruption, or containers that failed in different ways.
+    /// 1: a general error, or containers that failed in different ways.
     General,
     /// 2: invalid input.
     Input,
@@ -30,8 +30,11 @@ pub enum ExitCode {
     Install,
     /// 6: the container could not be stopped or started in time.
     Restart,
-    /// 10: `plan` or `verify` found something that differs, `doctor` something that is wrong.
+    /// 10: `plan` or `verify` found something that differs, `doctor` something that is wrong, or a
+    /// restart is pending.
     Differs,
+    /// 130: interrupted by a signal, as shells have it for SIGINT.
+    Interrupted,
 }
 
 impl ExitCode {
@@ -46,15 +49,17 @@ impl ExitCode {
             Self::Install => 5,
             Self::Restart => 6,
             Self::Differs => 10,
+            Self::Interrupted => 130,
         }
     }
 
-    /// The exit code for several containers: the common one of those that failed, or
-    /// [`ExitCode::General`] where they failed in different ways.
+    /// The exit code for several containers: [`ExitCode::Interrupted`] where one was interrupted, the
+    /// common one of those that failed, or [`ExitCode::General`] where they failed in different ways.
     pub fn combine(codes: impl IntoIterator<Item = Self>) -> Self {
         let mut result = Self::Done;
         for code in codes {
             result = match (result, code) {
+                (Self::Interrupted, _) | (_, Self::Interrupted) => Self::Interrupted,
                 (_, Self::Done) => result,
                 (Self::Done, _) => code,
                 (a, b) if a == b => a,
@@ -152,9 +157,9 @@ impl Error {
         error
     }
 
-    /// The work was interrupted by a signal (exit code 1).
+    /// The work was interrupted by a signal (exit code 130).
     pub fn interrupted() -> Self {
-        let mut error = Self::general("finish: interrupted by a signal")
+        let mut error = Self::new(ExitCode::Interrupted, "finish: interrupted by a signal")
             .hint("run the same command again: it continues where this one stopped");
         error.kind = Kind::Interrupted;
         error
@@ -278,6 +283,7 @@ mod tests {
         assert_eq!(ExitCode::combine([Host, Install]), General);
         assert_eq!(ExitCode::combine([Differs, Install]), Install);
         assert_eq!(ExitCode::combine([Differs, Done]), Differs);
+        assert_eq!(ExitCode::combine([Install, Interrupted, Host]), Interrupted);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::container::passthrough::{DeviceNode, Method, OwnLine};
 use crate::ctid::Ctid;
 use crate::error::{Error, Result};
 use crate::recipe::{CudaMethod, Userland};
+use crate::remedy;
 use crate::version::DriverVersion;
 
 /// The version of the format that is written.
@@ -48,7 +49,8 @@ pub struct Journal {
     /// The lines of its configuration that are nvstage's; of a detached one those that were, which
     /// a rollback brings back.
     pub lines: Vec<OwnLine>,
-    /// The driver that was installed last; `None` before the first one, and after it was removed.
+    /// The driver that was installed last, to its end; `None` before the first one, while another one
+    /// is installed, and after it was removed.
     pub driver: Option<DriverVersion>,
     /// How it has its driver.
     #[serde(default)]
@@ -61,6 +63,10 @@ pub struct Journal {
     pub cuda_image: Option<String>,
     /// The packages that were installed for it and had not been there before.
     pub packages: Vec<String>,
+    /// Packages that a removal or an installation is at work on, until it is over: a run that was
+    /// killed leaves them to the next one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfinished_packages: Vec<String>,
     /// What was replaced in its apt sources, to be put back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set_aside: Vec<SetAside>,
@@ -71,6 +77,97 @@ pub struct Journal {
     /// leaves it to the next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<Was>,
+    /// A restart that was left to somebody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_restart: Option<PendingRestart>,
+    /// What a run has begun to change and has not finished: it is at work, or was cut short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
+}
+
+/// A restart that was left to somebody else; it is over when the container has another first
+/// process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PendingRestart {
+    /// The first process of the container then, as this host numbers it.
+    pub process: u32,
+    /// When that process began, in clock ticks after the boot of the host.
+    pub started: u64,
+    /// Why it is needed.
+    pub why: String,
+}
+
+/// What a run has begun to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unfinished {
+    /// The run's work.
+    pub work: UnfinishedWork,
+    /// The driver that NVIDIA's installer writes, from its start to the check after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<DriverVersion>,
+    /// Absolute paths inside that the installer makes and that did not exist before it. One of them
+    /// that exists and is not in the installer's record is half-written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+}
+
+/// The work of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnfinishedWork {
+    /// `provision`, or `sync`.
+    Provision,
+    /// `detach`.
+    Detach,
+    /// `detach --uninstall`.
+    Uninstall,
+    /// `detach --purge`.
+    Purge,
+}
+
+impl Unfinished {
+    /// The work, with no driver half-written.
+    pub fn new(work: UnfinishedWork) -> Self {
+        Self { work, driver: None, files: Vec::new() }
+    }
+
+    /// The same work in the place of an earlier one that was cut short, whose half-written driver is
+    /// still known.
+    #[must_use]
+    pub fn after(self, earlier: Option<&Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        Self { work: self.work, driver: earlier.driver.clone(), files: earlier.files.clone() }
+    }
+
+    /// True if the container is being taken out of nvstage's hands.
+    pub fn is_removal(&self) -> bool {
+        self.work != UnfinishedWork::Provision
+    }
+
+    /// The state in words.
+    pub fn text(&self) -> String {
+        match (self.work, &self.driver) {
+            (UnfinishedWork::Provision, Some(version)) => {
+                format!("incomplete: driver {version} is not installed to the end")
+            }
+            (UnfinishedWork::Provision, None) => {
+                "incomplete: it is not provisioned to the end".to_owned()
+            }
+            _ => "incomplete: it is not detached to the end".to_owned(),
+        }
+    }
+
+    /// The command that finishes it.
+    pub fn command(&self, ctid: &Ctid) -> String {
+        match self.work {
+            UnfinishedWork::Provision => remedy::provision(ctid),
+            UnfinishedWork::Detach => remedy::detach(ctid, ""),
+            UnfinishedWork::Uninstall => remedy::detach(ctid, " --uninstall"),
+            UnfinishedWork::Purge => remedy::detach(ctid, " --purge"),
+        }
+    }
 }
 
 /// What a container was before a run changed it.
@@ -150,9 +247,12 @@ impl Journal {
             cuda: CudaMethod::default(),
             cuda_image: None,
             packages: Vec::new(),
+            unfinished_packages: Vec::new(),
             set_aside: Vec::new(),
             last_run: None,
             was: None,
+            pending_restart: None,
+            unfinished: None,
         }
     }
 
@@ -164,6 +264,22 @@ impl Journal {
             line.text.as_ref().is_some_and(|text| lines.any(|found| found.text == text.as_str()))
         };
         self.rootfs.is_none() || self.rootfs == rootfs(config) || self.lines.iter().any(has)
+    }
+
+    /// Packages that are ours, with those of a run that was cut short.
+    pub fn all_packages(&self) -> Vec<String> {
+        let unfinished =
+            self.unfinished_packages.iter().filter(|name| !self.packages.contains(name));
+        self.packages.iter().chain(unfinished).cloned().collect()
+    }
+
+    /// Takes note of packages before a removal or an installation begins to work on them.
+    pub fn begin(&mut self, packages: &[String]) {
+        for name in packages {
+            if !self.unfinished_packages.contains(name) {
+                self.unfinished_packages.push(name.clone());
+            }
+        }
     }
 
     /// Reads a file; `origin` is its path, for the message.
@@ -224,12 +340,34 @@ mod tests {
     }
 
     #[test]
+    fn packages_at_work_on_are_kept_until_that_is_over() {
+        let mut journal = Journal::parse(VERSION_2, "x").unwrap();
+        assert!(!journal.to_text().contains("unfinished"));
+        journal.unfinished_packages.push("cuda-nvcc-12-8".to_owned());
+        assert_eq!(Journal::parse(&journal.to_text(), "x").unwrap(), journal);
+    }
+
+    #[test]
     fn what_was_set_aside_of_apts_sources_is_kept() {
         let mut journal = Journal::parse(VERSION_2, "x").unwrap();
         let text = |text: &str| text.to_owned();
         journal.set_aside =
             vec![SetAside { path: text("/etc/apt/a.list"), old: text("a\n"), new: text("b") }];
         assert_eq!(Journal::parse(&journal.to_text(), "x").unwrap(), journal);
+    }
+
+    #[test]
+    fn what_is_not_finished_is_kept_and_a_journal_without_it_is_one_of_finished_work() {
+        let mut journal = Journal::parse(VERSION_2, "x").unwrap();
+        assert_eq!(journal.unfinished, None);
+        let mut unfinished = Unfinished::new(UnfinishedWork::Provision);
+        unfinished.driver = Some(DriverVersion::parse("580.95.05").unwrap());
+        unfinished.files = vec!["/usr/bin/nvidia-smi".to_owned()];
+        journal.unfinished = Some(Unfinished::new(UnfinishedWork::Purge).after(Some(&unfinished)));
+        let text = journal.to_text();
+        assert!(text.contains("\"work\": \"purge\""), "{text}");
+        assert_eq!(Journal::parse(&text, "x").unwrap(), journal);
+        assert_eq!(journal.unfinished.unwrap().files, unfinished.files);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | 4 | `engine` | carry out steps on one container |
 //! | 3 | `fetch` < `cache` < `runtime` | stores and containers |
 //! | 2 | `host` | the live machine |
-//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `doctor`, `report`, `diff`, `phoenix`, `fleet` | pure: text and values |
+//! | 1 | `artifact`, `recipe`, `lock`, `gpu`, `container`, `runfile`, `apt`, `openpgp`, `facts`, `plan`, `journal`, `doctor`, `report`, `remedy`, `diff`, `phoenix`, `fleet` | pure: text and values |
 //! | 0 | `error`, `event`, `digest`, `ctid`, `version`, `architecture`, `fingerprint`, `answer`, `selection`, `shell` | words |
 
 pub mod answer;
@@ -42,6 +42,7 @@ pub mod phoenix_log;
 pub mod plan;
 pub mod printer;
 pub mod recipe;
+pub mod remedy;
 pub mod report;
 pub mod runfile;
 pub mod runtime;

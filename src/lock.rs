@@ -147,7 +147,11 @@ pub struct LockedTarget {
     pub name: String,
     /// Its dpkg status, kept in the cache.
     pub status: LockedFile,
-    /// What it lacks, as `NAME:ARCHITECTURE=VERSION`.
+    /// The packages that were resolved for it, where they are not the lock's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wants: Vec<String>,
+    /// What it lacks, and what it would lack without all that its distribution does not require, as
+    /// `NAME:ARCHITECTURE=VERSION`.
     pub packages: Vec<String>,
 }
 
@@ -260,9 +264,46 @@ impl Lock {
         self.repositories.iter().find(|repository| repository.name == name)
     }
 
-    /// Whether packages were resolved, and among them for all of these.
-    pub fn covers(&self, wanted: &[String]) -> bool {
-        !self.packages.is_empty() && wanted.iter().all(|name| self.wants.contains(name))
+    /// Every list of packages that was resolved, the lock's own first.
+    pub fn wanted(&self) -> Vec<&[String]> {
+        let mut all = vec![self.wants.as_slice()];
+        for target in &self.targets {
+            let wants = self.wants_of(target);
+            if !all.contains(&wants) {
+                all.push(wants);
+            }
+        }
+        all
+    }
+
+    /// What was resolved for one of its targets.
+    pub fn wants_of<'a>(&'a self, target: &'a LockedTarget) -> &'a [String] {
+        if target.wants.is_empty() { &self.wants } else { &target.wants }
+    }
+
+    /// What the lock has for one of [`Lock::wanted`], as a lock of its own; the whole lock where all
+    /// targets were resolved for the same.
+    #[must_use]
+    pub fn part(&self, wants: &[String]) -> Self {
+        if self.wanted().len() == 1 {
+            return self.clone();
+        }
+        let mut part = self.clone();
+        part.wants = wants.to_vec();
+        part.targets.retain(|target| self.wants_of(target) == wants);
+        part.targets.iter_mut().for_each(|target| target.wants.clear());
+        let labels: BTreeSet<&String> =
+            part.targets.iter().flat_map(|target| &target.packages).collect();
+        part.packages.retain(|package| labels.contains(&package.label()));
+        part
+    }
+
+    /// The part of the lock for all of these packages; `None` where they were not resolved.
+    pub fn covering(&self, packages: &[String]) -> Option<Self> {
+        let has_all = |wants: &&&[String]| packages.iter().all(|name| wants.contains(name));
+        let all = self.wanted();
+        let part = self.part(all.iter().find(has_all)?);
+        (!part.packages.is_empty()).then_some(part)
     }
 
     /// What it is for, in words.
@@ -388,6 +429,38 @@ mod tests {
     #[test]
     fn a_lock_survives_print_and_parse() {
         assert_eq!(Lock::parse(&lock().to_text(), "x").unwrap(), lock());
+    }
+
+    #[test]
+    fn each_list_of_packages_has_its_part() {
+        let words = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let mut whole = lock();
+        whole.wants = words("cuda-a nvtop");
+        let package = |name: &str| LockedPackage {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            architecture: "amd64".to_owned(),
+            sha256: Digest::of(name.as_bytes()),
+            size: 1,
+            repository: "cuda".to_owned(),
+            path: format!("./{name}.deb"),
+        };
+        whole.packages = ["cuda-a", "cuda-b", "nvtop"].map(package).into();
+        let target = |name: &str, wants: &str, packages: &str| LockedTarget {
+            name: name.to_owned(),
+            status: LockedFile { sha256: Digest::of(b""), size: 0 },
+            wants: words(wants).into_iter().filter(|word| !word.is_empty()).collect(),
+            packages: words(packages),
+        };
+        whole.targets = vec![target("201", "", "cuda-a:amd64=1 nvtop:amd64=1")];
+        assert_eq!(whole.covering(&words("nvtop")).unwrap(), whole);
+        assert_eq!(whole.covering(&words("cuda-b")), None);
+        whole.targets.push(target("202", "cuda-b", "cuda-b:amd64=1"));
+        let names = |lock: &Lock| lock.packages.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&whole.covering(&words("cuda-a")).unwrap()), ["cuda-a", "nvtop"]);
+        let other = whole.covering(&words("cuda-b")).unwrap();
+        assert_eq!((names(&other), other.wants), (words("cuda-b"), words("cuda-b")));
+        assert_eq!(whole.covering(&words("cuda-a cuda-b")), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::apt::{AptFile, version};
 use crate::container::passthrough::{DeviceNode, Edit, NodeKind};
-use crate::facts::{self, Facts, NodeState};
+use crate::facts::{self, DpkgState, Facts, NodeState};
 use crate::version::DriverVersion;
 
 /// What the container should be.
@@ -74,6 +74,8 @@ pub struct Situation<'a> {
     pub reach: Reach,
     /// Whether it runs.
     pub is_running: bool,
+    /// Why it needs a restart that an earlier run has left pending.
+    pub pending: Option<&'a str>,
     /// What was seen inside; `None` when it is stopped.
     pub inside: Option<(&'a Facts, &'a DriverState)>,
     /// The nodes behind which a driver answers on the host itself.
@@ -119,6 +121,8 @@ pub enum Power {
     Start,
     /// It is stopped and started: why.
     Restart(String),
+    /// It runs on, although it needs a restart: why.
+    Pending(String),
 }
 
 /// What is to be done, part by part, in order.
@@ -189,8 +193,10 @@ fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
     if situation.edit.changed() && situation.reach == Reach::AtStart {
         return Power::Restart("the configuration changes".to_owned());
     }
+    if let Some(why) = situation.pending {
+        return Power::Restart(why.to_owned());
+    }
     let Some((facts, _)) = situation.inside else { return Power::Keep };
-    let is_denied = situation.edit.foreign.iter().any(|line| line.text.contains("devices.deny"));
     let nodes = intent.nodes.iter().filter(|node| node.kind == NodeKind::File);
     // Those that are added now are missing by right.
     let is_added =
@@ -198,9 +204,7 @@ fn power(intent: &Intent<'_>, situation: &Situation<'_>) -> Power {
     for path in nodes.map(|node| &node.path).filter(|path| !is_added(path)) {
         // The configuration is right and the container is not: it was started with another one.
         let stale = match facts.nodes.get(path) {
-            Some(NodeState::Missing | NodeState::NotADevice) => true,
-            // A rule that denies it would deny it again.
-            Some(NodeState::Forbidden) => !is_denied,
+            Some(NodeState::Missing | NodeState::NotADevice | NodeState::Forbidden) => true,
             Some(NodeState::NoDriver) => situation.answering.contains(path),
             _ => false,
         };
@@ -294,8 +298,14 @@ fn packages(intent: &Intent<'_>, situation: &Situation<'_>) -> Action {
         let locked = intent.versions.get(&package.name).map_or("", String::as_str);
         return Action::Do(format!("bring {} from {} to {locked}", package.name, package.version));
     }
-    if facts.dpkg_is_broken {
-        return Action::Do("finish what an interrupted dpkg left behind".to_owned());
+    match facts.dpkg {
+        DpkgState::Settled => {}
+        DpkgState::CutShort => {
+            return Action::Do("finish what an interrupted dpkg left behind".to_owned());
+        }
+        DpkgState::AtWork => {
+            return Action::Unknown("apt or dpkg is at work in the container".to_owned());
+        }
     }
     let differs = |file: &&AptFile| facts.files.get(file.path) != Some(&file.digest());
     if let Some(file) = intent.files.iter().find(differs) {

@@ -133,12 +133,13 @@ impl ContainerReport {
     }
 
     /// What it came to, in a word: `done` (something was changed), `unchanged`, `differs`,
-    /// `failed`, `skipped` (it was not begun).
+    /// `interrupted`, `failed`, `skipped` (it was not begun).
     pub fn outcome(&self) -> &'static str {
         let has_changed = |step: &StepReport| matches!(step.outcome, Outcome::Changed(_));
         match (self.not_begun, self.exit) {
             (true, _) => "skipped",
             (false, ExitCode::Differs) => "differs",
+            (false, ExitCode::Interrupted) => "interrupted",
             (false, ExitCode::Done) if self.steps.iter().any(has_changed) => "done",
             (false, ExitCode::Done) => "unchanged",
             (false, _) => "failed",

@@ -120,6 +120,7 @@ impl Scene {
             "cuda-drivers*",
             "",
             &self.read(),
+            "",
         ]);
         command.args(&self.packages).output().unwrap().into()
     }

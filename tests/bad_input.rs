@@ -41,8 +41,9 @@ impl Scene {
         Self { host, site, ctid, recipe }
     }
 
-    fn provision(&self) -> [&str; 6] {
-        ["provision", &self.ctid, "--gpus", "1", "--recipe", &self.recipe]
+    /// It is left running: Proxmox rewrites the file at every stop.
+    fn provision(&self) -> [&str; 7] {
+        ["provision", &self.ctid, "--gpus", "1", "--recipe", &self.recipe, "--start"]
     }
 
     fn plan(&self) -> [&str; 6] {

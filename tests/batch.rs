@@ -173,10 +173,10 @@ fn sigint_once_finishes_what_runs_and_the_same_command_continues() {
     scene.sleeps(0, "4");
     scene.sleeps(1, "5");
     signal(&child, "-INT");
-    let run = ended(child).code(1).says("interrupted: nothing new begins");
+    let run = ended(child).code(130).says("interrupted: nothing new begins");
     let run = run.says("failed to begin with 2 containers: interrupted by a signal");
     let report = run.json();
-    assert_eq!(exits(&report), [1, 1, 1, 1]);
+    assert_eq!(exits(&report), [130, 130, 130, 130]);
     for (index, id) in scene.ids.iter().enumerate() {
         scene.is_clean(index);
         let one = entry(&report, id);
@@ -207,15 +207,17 @@ fn sigint_twice_ends_what_runs_and_puts_it_back() {
     for index in 0..3 {
         scene.steer(index, "sleep-after", "3 600");
     }
-    let mut child = scene.begin(&["--jobs", "2", "--restore-state"]);
+    let mut arguments = scene.arguments(&["--jobs", "2"]);
+    arguments.retain(|argument| *argument != "--start");
+    let mut child = start(&scene.host, &arguments);
     scene.sleeps(0, "600");
     scene.sleeps(1, "600");
     signal(&child, "-INT");
     std::thread::sleep(Duration::from_secs(1));
     assert!(child.try_wait().unwrap().is_none(), "the first signal ended it");
     signal(&child, "-INT");
-    let run = ended(child).code(1).says("interrupted: what runs is ended");
-    assert_eq!(exits(&run.json()), [1, 1, 1]);
+    let run = ended(child).code(130).says("interrupted: what runs is ended");
+    assert_eq!(exits(&run.json()), [130, 130, 130]);
     for (index, id) in scene.ids.iter().enumerate() {
         assert_eq!(scene.host.init(id), 0, "it was stopped before");
         scene.unsteer(index, "sleep-after");
@@ -229,7 +231,8 @@ fn two_batches_with_a_container_in_common() {
     let scene = Fleet::new(3);
     scene.steer(1, "sleep-after", "3 7");
     let of = |ids: &[String]| {
-        let mut all = vec!["--json", "provision", "--gpus", "0", "--recipe", &scene.recipe];
+        let mut all =
+            vec!["--json", "provision", "--start", "--gpus", "0", "--recipe", &scene.recipe];
         all.extend(["--jobs", "1"]);
         all.extend(ids.iter().map(String::as_str));
         start(&scene.host, &all)
@@ -277,7 +280,8 @@ fn the_disk_of_the_cache_runs_full_between_two_recipes() {
     let size = used.trim().parse::<u64>().unwrap() * 3 / 2;
     host.shell(&format!("mkdir /run/small && mount -t tmpfs -o size={size}k tmpfs /run/small"))
         .code(0);
-    let all = ["--cache", "/run/small", "--json", "provision", "--file", "/run/fleet.toml"];
+    let all =
+        ["--cache", "/run/small", "--json", "provision", "--start", "--file", "/run/fleet.toml"];
     let before: Vec<String> = ids.iter().map(|id| host.config(id)).collect();
     let run = host.run(&all).code(5).says("space");
     assert_eq!(exits(&run.json()), [0, 5, 5]);

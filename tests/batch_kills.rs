@@ -1,9 +1,9 @@
 //! A batch of four that is killed at random moments ends, by the same command, where an undisturbed
 //! one does.
 //!
-//! Twenty kills (SIGKILL, to nvstage alone: what it has started goes on) over batches on new
-//! containers; each batch is killed up to three times before it may finish. The moments come from a
-//! seed that is printed; `NVSTAGE_SEED` repeats one.
+//! Ten kills for each seed (SIGKILL, to nvstage alone: what it has started goes on) over batches on new
+//! containers; each batch is killed up to three times before it may finish. The moments come from two
+//! seeds, one of them new each time. They are printed; `NVSTAGE_SEED` repeats one.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,31 +16,14 @@
 
 mod support;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use support::batch::{Fleet, start};
+use support::seeds::{Random, seeds};
 use support::{Host, Kind, Nodes, Site, VERSION};
 
-const KILLS: u32 = 20;
-
-/// Numbers that look random (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
-    }
-}
-
-/// The seed that is asked for, or another one each time.
-fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let asked = std::env::var("NVSTAGE_SEED").ok().and_then(|text| text.parse().ok());
-    asked.unwrap_or(now.as_millis() as u64)
-}
+/// Kills for each seed.
+const KILLS: u32 = 10;
 
 /// Four new containers on a host: privileged or not, running or stopped.
 fn scene() -> Fleet {
@@ -78,6 +61,8 @@ fn state(scene: &Fleet, index: usize) -> String {
     let mut journal: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(journal).unwrap()).unwrap();
     journal.as_object_mut().unwrap().remove("last_run");
+    let text = journal.as_object_mut().unwrap().remove("recipe_text").unwrap();
+    assert_eq!(text, std::fs::read_to_string(&scene.recipe).unwrap());
     let journal = serde_json::to_string_pretty(&journal).unwrap();
     let number: u32 = id.parse().unwrap();
     let address = format!("10.99.{}.{}/", number / 250 % 250, 2 + number % 250);
@@ -110,10 +95,6 @@ fn arguments(scene: &Fleet) -> Vec<&str> {
 
 #[test]
 fn a_killed_batch_is_continued_to_where_an_undisturbed_one_ends() {
-    let seed = seed();
-    println!("NVSTAGE_SEED={seed}");
-    // Zero would stay zero.
-    let mut random = Random(seed | 1);
     let (wanted, length) = {
         let scene = scene();
         scene.host.shell("touch /run/marker").code(0);
@@ -126,6 +107,14 @@ fn a_killed_batch_is_continued_to_where_an_undisturbed_one_ends() {
         (states(&scene), length)
     };
     println!("undisturbed: {length:?}");
+    for seed in seeds(&[1796086957109]) {
+        killed(seed, length, &wanted);
+    }
+}
+
+/// Batches that are killed at moments from a seed, until there were enough kills.
+fn killed(seed: u64, length: Duration, wanted: &[String]) {
+    let mut random = Random::new(seed);
     let mut kills = 0;
     while kills < KILLS {
         let scene = scene();
@@ -152,7 +141,7 @@ fn a_killed_batch_is_continued_to_where_an_undisturbed_one_ends() {
         let report = run.json();
         assert_eq!(report["exit"], 0);
         is_swept(&scene);
-        for (index, (found, wanted)) in states(&scene).iter().zip(&wanted).enumerate() {
+        for (index, (found, wanted)) in states(&scene).iter().zip(wanted).enumerate() {
             if found != wanted {
                 let text = similar::TextDiff::from_lines(wanted, found);
                 let text = text.unified_diff().header("undisturbed", "killed").to_string();

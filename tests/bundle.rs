@@ -1077,7 +1077,7 @@ fn an_import_waits_until_nobody_uses_the_cache() {
     eventually("it stages", Duration::from_secs(20), || receiver.listing().contains(".tmp"));
     std::thread::sleep(Duration::from_millis(500));
     signal(&child, "-TERM");
-    ended(child).code(1).says("interrupted");
+    ended(child).code(130).says("interrupted");
     assert_eq!(receiver.listing(), before);
 }
 
@@ -1101,7 +1101,7 @@ fn a_killed_import_leaves_nothing_that_stays() {
         let run = ended(child);
         if name == "-TERM" {
             // It has removed what the other one left, and what it had itself.
-            run.code(1).says("interrupted");
+            run.code(130).says("interrupted");
             assert_eq!(receiver.listing(), before);
         } else {
             assert_ne!(receiver.listing(), before);

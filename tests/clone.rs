@@ -19,7 +19,7 @@ const DAMAGE: &str = "f=/usr/lib/x86_64-linux-gnu/libcuda.so.580.76.05; touch -r
     && printf X | dd of=$f bs=1 seek=100 conv=notrunc 2>/dev/null && touch -r /tmp/time $f";
 
 fn provision(host: &Host, recipe: &str, ctid: &str) -> Run {
-    host.run(&["--json", "provision", ctid, "--gpus", "0", "--recipe", recipe])
+    host.run(&["--json", "provision", ctid, "--gpus", "0", "--recipe", recipe, "--start"])
 }
 
 /// Every step of a run on one container was nothing to do.
@@ -204,7 +204,7 @@ fn a_clone_of_a_template_that_shares_the_hosts_driver_follows_the_host_and_insta
     let recipe = site.driver_only();
     let share = |ctid: &str| {
         let gpus = ["--gpus", "0", "--recipe", &recipe, "--method", "share"];
-        host.run(&[&["--json", "provision", ctid], &gpus[..]].concat())
+        host.run(&[&["--json", "provision", "--start", ctid], &gpus[..]].concat())
     };
     let source = host.container("unprivileged", &[]);
     host.start(&source);

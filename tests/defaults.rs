@@ -107,6 +107,9 @@ fn what_was_named_once_holds_until_something_else_is_named() {
     let shown = scene.run("plan", &[]);
     shown.shows("gpus 1 (journal)").shows("passthrough device (journal)");
 
+    let fetched = host.run(&["--json", "prefetch", "--for", ctid]).code(0).json();
+    assert_eq!(fetched["recipe"], "test-driver-only");
+
     // What is named now comes before it, the command line before the environment.
     let environment = |more: &[&str]| {
         let mut command = host.nvstage();

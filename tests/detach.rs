@@ -167,14 +167,14 @@ fn devices_of_a_privileged_container_that_were_plugged_in_are_taken_out() {
 fn a_stopped_container_stays_stopped_and_gets_them_back_by_provision() {
     let scene = Scene::stopped(Kind::Pct, "privileged");
     let before = scene.config();
-    scene.provision(&["--restore-state"]);
+    scene.provision(&[]);
     let provisioned = scene.config();
     scene.host.pct_calls();
     scene.detach(&[]).code(0).says("passthrough: changed").says("power: unchanged: stopped");
     assert_eq!((scene.config(), scene.init()), (before, 0));
     assert_eq!(scene.host.pct_calls(), [""; 0], "a stopped container was started");
 
-    scene.provision(&[]).shows("driver unchanged");
+    scene.provision(&["--start"]).shows("driver unchanged");
     assert_eq!(scene.config(), provisioned);
     assert!(scene.inside(NODES).contains("/dev/nvidia0\n"));
 }
@@ -220,7 +220,7 @@ fn a_container_that_does_not_exist_is_not_found() {
 fn a_template_loses_its_lines_and_nothing_else_can_be_done_with_it() {
     let scene = Scene::stopped(Kind::Pct, "unprivileged");
     let before = scene.config();
-    scene.provision(&["--restore-state"]);
+    scene.provision(&[]);
     let template = |config: &str| config.replace("swap: 512\n", "swap: 512\ntemplate: 1\n");
     scene.write(&template(&scene.config()));
     for more in ["--uninstall", "--purge"] {
@@ -307,20 +307,14 @@ fn a_container_that_was_stopped_by_one_killed_run_and_left_so_by_another_is_star
 }
 
 #[test]
-fn an_edit_that_somebody_takes_back_is_an_error_and_the_next_run_finishes() {
+fn an_edit_that_somebody_takes_back_is_made_again_by_the_next_run() {
     let scene = Scene::stopped(Kind::Pct, "privileged");
     let before = scene.config();
-    scene.provision(&["--restore-state"]);
+    scene.provision(&[]);
     let provisioned = scene.config();
-    let mut command = scene.host.nvstage();
-    command.args(["detach", &scene.ctid]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    // As the hook of a stop does it: without the lock, with what it had read before.
-    eventually("the lines are out", Duration::from_secs(20), || scene.config() != provisioned);
+    scene.detach(&[]).code(0).shows("passthrough changed");
+    assert_eq!(scene.config(), before);
     scene.write(&provisioned);
-    let run = Run::from(child.wait_with_output().unwrap()).code(4);
-    run.says("somebody took the change out again");
-    assert_eq!(scene.config(), provisioned);
     scene.detach(&[]).code(0).shows("passthrough changed");
     assert_eq!(scene.config(), before);
 }
@@ -329,7 +323,7 @@ fn an_edit_that_somebody_takes_back_is_an_error_and_the_next_run_finishes() {
 fn a_container_from_another_node_is_known_by_its_lines() {
     let scene = Scene::stopped(Kind::Pct, "unprivileged");
     let before = scene.config();
-    scene.provision(&["--restore-state"]);
+    scene.provision(&[]);
     scene.host.shell(&format!("rm /var/lib/nvstage/containers/{}.json", scene.ctid)).code(0);
     scene.detach(&[]).code(0).shows("passthrough changed");
     assert_eq!(scene.config(), before);
@@ -339,7 +333,7 @@ fn a_container_from_another_node_is_known_by_its_lines() {
 fn lines_that_a_rollback_brings_back_are_taken_out_again() {
     let scene = Scene::stopped(Kind::Pct, "privileged");
     let before = with_older_lines(&scene);
-    scene.provision(&[DEVICE, &["--restore-state"]].concat());
+    scene.provision(DEVICE);
     let pct = |what: &str| scene.host.shell(&format!("pct {what} {} with", scene.ctid)).code(0);
     pct("snapshot");
     scene.detach(&[]).code(0).says("passthrough: changed");
@@ -424,7 +418,7 @@ fn the_driver_is_uninstalled_from_a_privileged_container_of_plain_lxc() {
 fn a_stopped_container_is_started_to_uninstall_and_stopped_again() {
     let scene = Scene::stopped(Kind::Pct, "privileged");
     let before = scene.config();
-    scene.provision(&["--restore-state"]);
+    scene.provision(&[]);
     let run = scene.detach(&["--uninstall"]).code(0).says("power: changed: started");
     run.says("driver 580.76.05 uninstalled").says("restore: changed: stopped again");
     assert_eq!((scene.config(), scene.init()), (before, 0));
@@ -616,7 +610,7 @@ fn a_stopped_container_is_stopped_again_also_when_its_purge_is_interrupted() {
     assert!(
         std::process::Command::new("sh").args(["-c", &interrupted]).status().unwrap().success()
     );
-    let run = Run::from(child.wait_with_output().unwrap()).code(1);
+    let run = Run::from(child.wait_with_output().unwrap()).code(130);
     run.says("restore: changed: stopped again").says("interrupted by a signal");
     assert_eq!(scene.init(), 0);
     scene.detach(&["--purge"]).code(0);

@@ -45,7 +45,8 @@ impl Patient {
 
     fn provision(&self, more: &[&str]) {
         let recipe = self.site.driver_only();
-        let mut provision = vec!["provision", &self.ctid, "--gpus", "0", "--recipe", &recipe];
+        let mut provision =
+            vec!["provision", &self.ctid, "--gpus", "0", "--recipe", &recipe, "--start"];
         provision.extend(more);
         self.host.run(&provision).code(0);
     }
@@ -226,9 +227,7 @@ fn a_driver_of_another_version_than_the_module_is_found() {
     patient.suffers_from("driver-version", "error");
     let run = patient.host.run(&["doctor", &patient.ctid]).code(10);
     let run = run.shows("the kernel module is 580.95.05, `libcuda.so.1` 580.76.05");
-    let recipe = patient.site.driver_only();
-    let remedy = format!("nvstage provision {} --gpus 0 --recipe {recipe}", patient.ctid);
-    run.shows(&format!("remedy: {remedy}"));
+    run.shows(&format!("remedy: nvstage provision {}", patient.ctid));
     patient.provision(&[]);
     assert_eq!(patient.findings(), []);
 }
@@ -334,7 +333,7 @@ fn a_rollback_is_drift_and_a_stopped_container_says_what_was_not_checked() {
     host.shell(&format!("pct rollback {ctid} before")).code(0);
     patient.suffers_from("config-drift", "error");
     let run = host.run(&["doctor"]).code(10).shows("a rollback to snapshot `before` does this");
-    let run = run.shows(&format!("remedy: nvstage provision {ctid} --gpus 0"));
+    let run = run.shows(&format!("remedy: nvstage provision {ctid}"));
     run.shows(&format!("not checked, container {ctid}: driver-version, nodes, foreign-driver"))
         .shows("(stopped)");
     patient.provision(&[]);

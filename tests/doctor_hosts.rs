@@ -53,7 +53,12 @@ impl Processes for LxcInfo {
 fn examined_while(lxc_info: Ended, paths: &Paths, containers: &[&str]) -> Result<Examined> {
     let cancel = Cancel::never().unwrap();
     let host = Host { paths: paths.clone(), processes: Box::new(LxcInfo(lxc_info)), cancel };
-    let context = Context { host: &host, events: &Deaf, run: "test".to_owned() };
+    let context = Context {
+        host: &host,
+        events: &Deaf,
+        confirm: &nvstage::cmd::Unasked,
+        run: "test".to_owned(),
+    };
     let containers = containers.iter().map(|ctid| (*ctid).to_owned()).collect();
     doctor::run(&context, &Arguments { containers, runtime: RuntimeArgument::Auto })
 }
@@ -131,7 +136,7 @@ fn a_configuration_that_cannot_be_read_is_a_finding_and_others_are_looked_at() {
     std::fs::create_dir(&configuration).unwrap();
     let examined = examined(&paths);
     assert_eq!(unreadable(&examined).container.as_ref().unwrap().as_str(), "201");
-    assert_eq!((made(&examined, "201"), made(&examined, "202")), (1, 10));
+    assert_eq!((made(&examined, "201"), made(&examined, "202")), (1, 16));
     let error = examined_while(Ended::Exited(0), &paths, &["299"]).unwrap_err();
     assert_eq!(error.code(), ExitCode::NotFound);
 }
@@ -204,4 +209,31 @@ fn only_a_machine_that_starts_with_the_host_surely_takes_its_gpu() {
     assert_eq!(claim("onboot: 1\n"), ["error"]);
     assert_eq!(claim("onboot: 0\n"), ["warning"]);
     assert_eq!(claim("#onboot: 1\n"), ["warning"]);
+}
+
+#[test]
+fn a_container_that_does_not_start_without_the_node_makes_the_boot_order_an_error() {
+    let (root, paths) = HostTree::load("two-models");
+    std::fs::remove_dir_all(root.path().join("etc/systemd/system")).unwrap();
+    let found = || {
+        let findings = examined(&paths).diagnosis.findings;
+        let told = |one: nvstage::doctor::Finding| (one.severity.to_string(), one.finding);
+        findings.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let first = found();
+    assert_eq!(first.len(), 1);
+    assert!(
+        first[0].0 == "warning" && first[0].1.ends_with("CUDA would not work then"),
+        "{first:?}"
+    );
+    let directory = root.path().join("etc/pve/nodes/pve/lxc");
+    for file in std::fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("bind,optional,", "bind,")).unwrap();
+    }
+    let then = found();
+    assert_eq!(then.len(), 1, "{then:?}");
+    let is_told = then[0].1.ends_with("with the host: without the node that fails");
+    assert!(then[0].0 == "error" && is_told, "{then:?}");
 }

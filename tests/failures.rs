@@ -166,6 +166,21 @@ fn packages_that_would_bring_a_second_driver_are_kept_out() {
 }
 
 #[test]
+fn a_container_whose_packages_bring_a_driver_is_refused_before_anything_is_touched() {
+    let (host, site) = (host(), Site::new());
+    let ctid = container(&host, &site, &[]);
+    let library = "/usr/lib/x86_64-linux-gnu/nvidia/current/libcuda.so.535.261.03";
+    host.install_package_with(&ctid, ("libcuda1", ""), &[library]);
+    let (config, init, recipe) = (host.config(&ctid), host.init(&ctid), site.driver_only());
+    let run = |verb| host.run(&[verb, &ctid, "--gpus", "0", "--recipe", &recipe]);
+    run("plan").code(5).shows("a second driver comes from libcuda1 1.0");
+    run("provision").code(5).says("its packages bring one").says("`apt-get purge libcuda1`");
+    assert_eq!((host.config(&ctid), host.init(&ctid)), (config, init));
+    host.inside(&ctid, "! test -e /var/lib/nvidia && apt-get -y purge libcuda1").code(0);
+    run("provision").code(0);
+}
+
+#[test]
 fn a_container_without_network() {
     let (host, site) = (host(), Site::new());
     let ctid = container(&host, &site, &[]);

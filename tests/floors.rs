@@ -45,6 +45,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "phoenix",
             "plan",
             "recipe",
+            "remedy",
             "report",
             "runfile",
         ],

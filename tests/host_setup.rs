@@ -79,6 +79,18 @@ fn the_unit_is_installed_enabled_and_ordered_before_the_guests() {
         assert!(words("After=").contains(&unit.to_owned()), "{shown}");
     }
 
+    // Another one comes after them.
+    let guests = "nvstage-refresh-guests.service";
+    assert_eq!(machine.shell(&format!("systemctl is-enabled {guests}")).stdout, "enabled\n");
+    let path = format!("/etc/systemd/system/{guests}");
+    let verified = machine.shell(&format!("systemd-analyze verify {path}"));
+    assert_eq!((verified.stdout.as_str(), verified.stderr.as_str()), ("", ""));
+    let after = machine.shell(&format!("systemctl show -p After {guests}")).stdout;
+    assert!(
+        after.contains("nvstage-refresh.service") && after.contains("pve-guests.service"),
+        "{after}"
+    );
+
     let installed = machine.seen();
     let changes = format!("stat -c '%i %Z' {UNIT}");
     let file = machine.shell(&changes).stdout;

@@ -77,7 +77,12 @@ fn host(paths: &Paths) -> Host {
 /// What `nvstage gpus` does on a host, and the warnings that it gives.
 fn looked(paths: &Paths) -> (Result<gpus::Gpus>, Vec<String>) {
     let (host, events) = (host(paths), Heard::default());
-    let context = Context { host: &host, events: &events, run: "test".to_owned() };
+    let context = Context {
+        host: &host,
+        events: &events,
+        confirm: &nvstage::cmd::Unasked,
+        run: "test".to_owned(),
+    };
     let found = gpus::run(&context, &gpus::Arguments { runtime: RuntimeArgument::Auto });
     (found, events.0.into_inner().unwrap())
 }
@@ -85,7 +90,12 @@ fn looked(paths: &Paths) -> (Result<gpus::Gpus>, Vec<String>) {
 /// What `nvstage doctor` does on a host, and the warnings that it gives.
 fn examined(paths: &Paths, containers: &[&str]) -> (Result<doctor::Examined>, Vec<String>) {
     let (host, events) = (host(paths), Heard::default());
-    let context = Context { host: &host, events: &events, run: "test".to_owned() };
+    let context = Context {
+        host: &host,
+        events: &events,
+        confirm: &nvstage::cmd::Unasked,
+        run: "test".to_owned(),
+    };
     let containers = containers.iter().map(|ctid| (*ctid).to_owned()).collect();
     let runtime = RuntimeArgument::Auto;
     let found = doctor::run(&context, &doctor::Arguments { containers, runtime });

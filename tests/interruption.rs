@@ -69,9 +69,20 @@ impl Scene {
         self.host.inside(&self.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
     }
 
+    /// Waits until the hook of a stop has written the configuration.
+    #[track_caller]
+    fn hook_has_ended(&self) {
+        let look =
+            format!("[ -L /run/systemd/units/invocation:pve-container@{}.service ]", self.ctid);
+        eventually("the hook has ended", Duration::from_secs(20), || {
+            self.host.shell(&look).code != 0
+        });
+    }
+
     #[track_caller]
     fn finishes(&self, recipe: &str) {
-        self.host.run(&["provision", &self.ctid, "--gpus", "0", "--recipe", recipe]).code(0);
+        let provision = ["provision", &self.ctid, "--gpus", "0", "--recipe", recipe, "--start"];
+        self.host.run(&provision).code(0);
         self.host.run(&["verify", &self.ctid, "--gpus", "0", "--recipe", recipe]).code(0);
     }
 }
@@ -92,7 +103,7 @@ fn while_downloading() {
         });
         std::thread::sleep(Duration::from_millis(300));
         signal(&child, name);
-        ended(child).code(1).says("interrupted by a signal");
+        ended(child).code(130).says("interrupted by a signal");
         scene.is_clean(&before);
         assert_eq!(scene.host.config(&scene.ctid), before);
     }
@@ -110,7 +121,7 @@ fn while_restarting() {
     });
     std::thread::sleep(Duration::from_millis(700));
     signal(&child, "-TERM");
-    ended(child).code(1).says("interrupted by a signal");
+    ended(child).code(130).says("interrupted by a signal");
     scene.host.fault("stop-hangs", false);
     scene.is_clean(&before);
     scene.finishes(&scene.site.driver_only());
@@ -137,13 +148,19 @@ fn while_installing(signals: &[&str], more: &[&str]) {
         signal(&child, name);
         std::thread::sleep(Duration::from_millis(500));
     }
-    ended(child).code(1).says("interrupted by a signal");
+    let run = ended(child).code(130).says("interrupted by a signal");
+    let run = run.says("stays incomplete").says("lines of nvstage's are in its configuration");
+    assert!(!run.stderr.contains("put back"), "{}", run.stderr);
     let processes =
         scene.host.inside(&scene.ctid, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout;
     assert!(!processes.contains("sleep 60"), "the installer goes on: {processes}");
     scene.is_clean(&before);
+    let incomplete = format!("incomplete: driver {VERSION} is not installed to the end");
+    scene.host.run(&["status", "--check"]).code(10).shows(&incomplete);
+    scene.host.run(&["sync", "--check"]).code(10).shows(&incomplete);
     scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
     scene.finishes(&recipe);
+    scene.host.run(&["status", "--check"]).code(0);
 }
 
 #[test]
@@ -194,7 +211,8 @@ fn sigint_once_lets_the_installer_finish_and_begins_no_further_step() {
     });
     let after = scene.host.config(&scene.ctid);
     signal(&child, "-INT");
-    let run = ended(child).code(1).says("interrupted by a signal").says("again to end it at once");
+    let run =
+        ended(child).code(130).says("interrupted by a signal").says("again to end it at once");
     // It is whole, and the packages are not begun.
     run.shows("changed").says("driver: changed: install driver");
     scene.is_clean(&after);
@@ -214,7 +232,7 @@ fn sigint_once_while_restarting_leaves_no_container_stopped() {
         scene.host.pct_calls().iter().any(|call| call.starts_with("shutdown "))
     });
     signal(&child, "-INT");
-    ended(child).code(1).says("interrupted by a signal").says("power: changed: restarted");
+    ended(child).code(130).says("interrupted by a signal").says("power: changed: restarted");
     assert_ne!(scene.host.init(&scene.ctid), 0, "it was left stopped");
     scene.is_clean(&before);
     scene.finishes(&scene.site.driver_only());
@@ -252,7 +270,7 @@ fn with_a_stubborn_child(how: &str, more: &[&str], code: i32) -> Scene {
 
 #[test]
 fn what_ignores_sigterm_inside_does_not_outlive_an_interruption() {
-    let scene = with_a_stubborn_child("-TERM", &[], 1);
+    let scene = with_a_stubborn_child("-TERM", &[], 130);
     scene.host.inside(&scene.ctid, "rm /etc/nvidia-standin/sleep-after").code(0);
     scene.finishes(&scene.site.driver_only());
 }
@@ -307,7 +325,7 @@ fn sigterm_while_apt_runs() {
             .contains("sleep 60")
     });
     signal(&child, "-TERM");
-    ended(child).code(1).says("interrupted by a signal");
+    ended(child).code(130).says("interrupted by a signal");
     scene.is_clean(&before);
     scene.host.inside(&scene.ctid, "rm /etc/apt/apt.conf.d/99slow").code(0);
     scene.finishes(&recipe);
@@ -326,8 +344,8 @@ fn at_any_moment(stage: &'static str) {
         std::thread::sleep(Duration::from_millis(delay));
         signal(&child, if index % 2 == 0 { "-TERM" } else { "-INT" });
         let run = ended(child);
-        assert!([0, 1].contains(&run.code), "after {delay} ms: {} {}", run.code, run.stderr);
-        if run.code == 1 {
+        assert!([0, 130].contains(&run.code), "after {delay} ms: {} {}", run.code, run.stderr);
+        if run.code == 130 {
             run.says("interrupted by a signal");
         }
         scene.is_clean(&before);
@@ -351,14 +369,21 @@ fn a_kill_after_the_start_leaves_it_to_the_next_run_to_stop_the_container_again(
     scene.host.inside(&scene.ctid, "echo 3 2 > /etc/nvidia-standin/sleep-after").code(0);
     scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
     let recipe = scene.site.driver_only();
-    let mut child = scene.begin_with(&recipe, &["--restore-state"]);
+    let mut child = scene.begin(&recipe);
     eventually("the installer sleeps", Duration::from_secs(60), || {
         scene.processes().contains("sleep 2")
     });
     signal(&child, "-KILL");
     child.wait().unwrap();
     assert_ne!(scene.host.init(&scene.ctid), 0);
-    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--restore-state"];
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe];
+    // The first step of the next run fails: it is stopped all the same.
+    scene.host.inside(&scene.ctid, "mv /usr/bin/timeout /usr/bin/timeout.away").code(0);
+    scene.host.run(&again).code(5).says("facts: failed").says("restore: changed: stopped again");
+    assert_eq!(scene.host.init(&scene.ctid), 0);
+    scene.host.start(&scene.ctid);
+    scene.host.inside(&scene.ctid, "mv /usr/bin/timeout.away /usr/bin/timeout").code(0);
+    scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
     scene.host.run(&again).code(0).shows("stopped again");
     assert_eq!(scene.host.init(&scene.ctid), 0);
     // Once it is over, a container that somebody starts runs on.
@@ -372,7 +397,7 @@ fn a_kill_while_restarting_leaves_it_to_the_next_run_to_start_the_container_agai
     let scene = Scene::new();
     scene.host.fault("stop-hangs", true);
     let recipe = scene.site.driver_only();
-    let mut child = scene.begin_with(&recipe, &["--restore-state"]);
+    let mut child = scene.begin(&recipe);
     eventually("it is being stopped", Duration::from_secs(30), || {
         scene.host.pct_calls().iter().any(|call| call.starts_with("shutdown "))
     });
@@ -382,12 +407,18 @@ fn a_kill_while_restarting_leaves_it_to_the_next_run_to_start_the_container_agai
     scene.host.release(&format!("/run/lock/lxc/pve-config-{}.lock", scene.ctid));
     scene.host.fault("stop-hangs", false);
     assert_eq!(scene.host.init(&scene.ctid), 0);
-    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe, "--restore-state"];
+    // It is started also by a run that cannot begin: the cache has no installer of that version.
+    scene.host.load_module("580.95.05");
+    let again = ["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe];
+    let offline = [&again[..], &["--offline"]].concat();
+    scene.host.run(&offline).code(5).says("restore: changed: started again");
+    assert_ne!(scene.host.init(&scene.ctid), 0, "it was left stopped");
+    scene.host.load_module(VERSION);
     scene.host.run(&again).code(0);
     assert_ne!(scene.host.init(&scene.ctid), 0, "it was stopped again");
 }
 
-/// Until Proxmox's hook has ended, `pct start` takes a container for one that runs.
+/// Until Proxmox's hook has ended, `pct start` fails.
 #[test]
 fn a_container_that_another_run_still_stops_is_started_after_that() {
     let scene = Scene::new();
@@ -400,16 +431,108 @@ fn a_container_that_another_run_still_stops_is_started_after_that() {
     });
     scene.host.pct_calls();
     let child = scene.begin(&scene.site.driver_only());
-    eventually("a start is refused", Duration::from_secs(30), || {
-        scene.host.pct_calls().iter().any(|call| call.starts_with("start "))
-    });
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(scene.host.pct_calls().is_empty(), "it was started while the hook was at work");
     scene.host.fault("post-stop-waits", false);
     ended(child).code(0).says("power: changed: started");
     assert!(stop.wait().unwrap().success());
     let calls = scene.host.pct_calls();
     let starts = calls.iter().filter(|call| call.starts_with("start ")).count();
     assert_eq!(starts, 1, "{calls:?}");
+}
+
+/// The hook writes what it has read before, and takes no lock.
+#[test]
+fn what_is_written_around_a_stop_that_somebody_else_began_is_never_lost() {
+    let scene = Scene::new();
+    let recipe = scene.site.driver_only();
+    scene.finishes(&recipe);
+    scene.host.shell("echo 0.3 1.5 > /run/pct-front/post-stop-delays").code(0);
+    let stop = format!("lxc-stop -k -n {}", scene.ctid);
+    // Before the hook reads, and at several moments from there until it has written.
+    for pause in [0, 500, 1000, 1700, 2100] {
+        scene.host.shell(&stop).code(0);
+        std::thread::sleep(Duration::from_millis(pause));
+        scene.host.run(&["detach", &scene.ctid]).code(0).shows("took out");
+        scene.hook_has_ended();
+        let config = scene.host.config(&scene.ctid);
+        assert!(!config.contains("nvidia"), "after {pause} ms: {config}");
+        scene.host.start(&scene.ctid);
+
+        scene.host.shell(&stop).code(0);
+        std::thread::sleep(Duration::from_millis(pause));
+        let again = ["provision", &scene.ctid, "--start", "--gpus", "0", "--recipe", &recipe];
+        scene.host.run(&again).code(0).says("power: changed: started");
+        let config = scene.host.config(&scene.ctid);
+        assert_eq!(config.matches("lxc.mount.entry").count(), 5, "after {pause} ms: {config}");
+    }
+}
+
+#[test]
+fn a_container_that_powers_itself_off_is_started() {
+    let scene = Scene::new();
+    let recipe = scene.site.driver_only();
+    scene.finishes(&recipe);
+    scene.host.inside(&scene.ctid, "systemctl poweroff");
+    eventually("its first process has ended", Duration::from_secs(30), || {
+        scene.host.init(&scene.ctid) == 0
+    });
+    scene.host.pct_calls();
+    scene
+        .host
+        .run(&["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe])
+        .code(0)
+        .says("power: changed: started");
+    let calls = scene.host.pct_calls();
+    let starts = calls.iter().filter(|call| call.starts_with("start ")).count();
+    assert_eq!(starts, 1, "{calls:?}");
+}
+
+#[test]
+fn lines_that_somebody_takes_out_while_the_container_starts_are_written_once_more() {
+    let scene = Scene::new();
+    let recipe = scene.site.driver_only();
+    scene.host.pct_calls();
+    let undo = format!(
+        "cd /etc/pve/lxc && cp {0}.conf /run/before && until grep -q '^start' /run/pct-front/calls; do sleep 0.02; done
+        cp /run/before {0}.conf.tmp && mv {0}.conf.tmp {0}.conf",
+        scene.ctid
+    );
+    let mut undo = scene.host.command("sh").args(["-c", &undo]).spawn().unwrap();
+    eventually("it is watched", Duration::from_secs(10), || {
+        scene.host.path("/run/before").exists()
+    });
+    let run = scene.host.run(&["provision", &scene.ctid, "--gpus", "0", "--recipe", &recipe]);
+    run.code(0).says("somebody has undone the edit of its configuration: written once more");
+    assert!(undo.wait().unwrap().success());
+    let config = scene.host.config(&scene.ctid);
+    assert_eq!(config.matches("lxc.mount.entry").count(), 5, "{config}");
+    scene.finishes(&recipe);
+}
+
+#[test]
+fn a_container_whose_state_lxc_does_not_tell_is_not_taken_for_a_stopped_one() {
+    let scene = Scene::new();
+    let before = scene.host.config(&scene.ctid);
+    let break_it = |how: &str| {
+        let script = format!(
+            "printf '#!/bin/sh\n{how}\n' > /run/lxc-info; chmod 755 /run/lxc-info; mount --bind /run/lxc-info /usr/bin/lxc-info"
+        );
+        scene.host.shell(&script).code(0);
+        scene.host.pct_calls();
+        scene
+            .host
+            .run(&["provision", &scene.ctid, "--gpus", "0", "--recipe", &scene.site.driver_only()])
+            .code(4)
+            .says("failed to ask LXC for the container's state");
+        let calls = scene.host.pct_calls();
+        assert!(calls.is_empty(), "{how}: {calls:?}");
+        assert_eq!(scene.host.config(&scene.ctid), before);
+        scene.host.shell("umount /usr/bin/lxc-info").code(0);
+    };
+    for how in ["kill -9 $$", "echo no answer >&2; exit 1", "echo Killed", "exit 127"] {
+        break_it(how);
+    }
 }
 
 #[test]
@@ -423,7 +546,7 @@ fn containers_that_were_not_reached_are_not_touched() {
         scene.processes().contains("sleep 60")
     });
     signal(&child, "-TERM");
-    ended(child).code(1).says("interrupted by a signal");
+    ended(child).code(130).says("interrupted by a signal");
     assert_eq!(scene.host.config(&second), before);
     assert_eq!(scene.host.init(&second), 0);
 }
@@ -433,11 +556,11 @@ fn a_container_that_was_stopped_is_stopped_again_also_when_interrupted() {
     let scene = Scene::new();
     scene.host.inside(&scene.ctid, "echo 3 60 > /etc/nvidia-standin/sleep-after").code(0);
     scene.host.shell(&format!("pct stop {}", scene.ctid)).code(0);
-    let child = scene.begin_with(&scene.site.driver_only(), &["--restore-state"]);
+    let child = scene.begin(&scene.site.driver_only());
     eventually("the installer sleeps", Duration::from_secs(60), || {
         scene.processes().contains("sleep 60")
     });
     signal(&child, "-TERM");
-    ended(child).code(1).says("interrupted by a signal").shows("stopped again");
+    ended(child).code(130).says("interrupted by a signal").shows("stopped again");
     assert_eq!(scene.host.init(&scene.ctid), 0);
 }

@@ -107,7 +107,7 @@ fn of_the_directory_of_capabilities_the_rules_or_the_modes_decide_what_opens() {
         [("privileged", "EPERM", "EPERM", "EPERM"), ("unprivileged", "EACCES", "opens", "opens")]
     {
         let ctid = host.container(privilege, &[]);
-        host.run(&["provision", &ctid, "--gpus", "1", "--recipe", &recipe]).code(0);
+        host.run(&["provision", "--start", &ctid, "--gpus", "1", "--recipe", &recipe]).code(0);
         assert!(host.config(&ctid).contains(" dev/nvidia-caps none "), "{}", host.config(&ctid));
         let mut expected = vec![(1, config), (2, monitor)];
         expected.extend(own);

@@ -201,12 +201,18 @@ fn offline_without_a_cache_names_the_url_and_touches_nothing() {
     assert_eq!(scene.fetched(), 1, "the installer, by the prefetch that was not offline");
 }
 
+/// A container of a distribution whose base has nvtop and what it needs: none of that is fetched for it.
+fn has_nvtop_in_its_base(host: &Host, ctid: &str) {
+    let install = "apt-get -qq update && apt-get -qq -y install nvtop
+        sed -i '/^Package: nvtop$/,/^$/ s/^Priority: .*/Priority: required/' /var/lib/dpkg/status";
+    host.inside(ctid, install).code(0);
+}
+
 #[test]
 fn what_the_cache_lacks_for_a_container_is_listed_and_nothing_has_changed() {
     let scene = Scene::bare(Site::new(), Suite::Bookworm);
-    // Resolved for a container that has nvtop and what it needs already.
     let other = Suite::Bookworm.container(&scene.host, &scene.site, "privileged");
-    scene.host.inside(&other, "apt-get -qq update && apt-get -qq -y install nvtop").code(0);
+    has_nvtop_in_its_base(&scene.host, &other);
     let recipe = scene.site.recipe();
     scene.host.run(&["prefetch", "--for", &other, "--recipe", &recipe]).code(0);
     let before = scene.state();
@@ -227,7 +233,7 @@ fn what_the_cache_lacks_for_a_container_is_listed_and_nothing_has_changed() {
 fn what_is_lacking_is_listed_also_where_dpkg_was_cut_short() {
     let scene = Scene::bare(Site::new(), Suite::Bookworm);
     let other = Suite::Bookworm.container(&scene.host, &scene.site, "privileged");
-    scene.host.inside(&other, "apt-get -qq update && apt-get -qq -y install nvtop").code(0);
+    has_nvtop_in_its_base(&scene.host, &other);
     let recipe = scene.site.recipe();
     scene.host.run(&["prefetch", "--for", &other, "--recipe", &recipe]).code(0);
     cut_short_between_packages(&scene);

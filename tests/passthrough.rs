@@ -66,7 +66,7 @@ impl Scene {
 
     #[track_caller]
     fn provision(&self, more: &[&str]) -> Run {
-        self.verb("provision", more).code(0)
+        self.verb("provision", &[more, &["--start"]].concat()).code(0)
     }
 
     #[track_caller]
@@ -348,16 +348,23 @@ fn another_gpu_reaches_a_running_container_too() {
 fn devices_that_cannot_be_plugged_in_are_an_error_and_its_hint_helps() {
     let scene = Scene::answering("unprivileged");
     let before = scene.config();
-    // The first one is plugged in when the second is not.
-    scene.host.inside(&scene.ctid, "touch /dev/nvidiactl").code(0);
-    scene
-        .verb("provision", DEVICE)
-        .code(4)
-        .says("failed to add the devices to the running container")
-        .says("unable to hotplug dev1")
-        .says("hint: stop the container, and run the command again");
-    assert_eq!(scene.config(), before);
-    scene.pct("stop");
+    // The others are plugged in when the second is not.
+    scene.host.inside(&scene.ctid, "mkdir /dev/nvidiactl").code(0);
+    let reboot = format!("`pct reboot {}` takes them out; then run the command again", scene.ctid);
+    let fails = |why: &str| {
+        let run = scene.verb("provision", DEVICE).code(4);
+        run.says("failed to add the devices to the running container")
+            .says(why)
+            .says("those that were plugged in before it failed can be used inside until a stop")
+            .says(&reboot);
+        assert_eq!(scene.config(), before);
+        let opens = "for node in nvidia0 nvidia-uvm; do : <>/dev/$node || exit 1; done";
+        scene.host.inside(&scene.ctid, opens).code(0);
+    };
+    fails("unable to hotplug dev1");
+    scene.host.inside(&scene.ctid, "rmdir /dev/nvidiactl").code(0);
+    fails("File exists");
+    scene.pct("reboot");
     scene.provision(DEVICE);
     scene.opening_is(NVIDIA, "");
     assert_eq!(device_lines(&scene.config()), DEVICES, "{}", scene.config());
@@ -440,9 +447,9 @@ fn a_gpu_that_is_a_device_no_longer_goes_and_the_lines_of_others_stay() {
 fn a_gpu_that_other_containers_have_is_told_whichever_way_they_have_it() {
     let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Answering(VERSION)), "unprivileged");
     let first = scene.ctid.clone();
-    scene.provision(&[DEVICE, &["--restore-state"]].concat());
+    scene.provision(DEVICE);
     let scene = Scene { ctid: scene.host.container("unprivileged", &[]), ..scene };
-    scene.provision(&[MOUNT, &["--restore-state"]].concat());
+    scene.provision(MOUNT);
     let second = scene.ctid.clone();
     let third = scene.host.container("privileged", &[]);
     let scene = Scene { ctid: third, ..scene };
@@ -605,6 +612,91 @@ fn a_rollback_to_the_other_way_is_converted_again() {
     scene.host.run(&["detach", &scene.ctid]).code(0);
     assert_eq!(others(live(&scene.config())), bare);
     assert_eq!(device_lines(live(&scene.config())), [""; 0]);
+}
+
+#[test]
+fn nothing_is_added_to_a_list_of_rules_that_is_empty() {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Silent), "privileged");
+    scene.add(&["lxc.cgroup2.devices.deny: a"]);
+    scene.plan(MOUNT).shows("every device opens, and a rule would forbid the others");
+    scene.provision(MOUNT);
+    assert!(!scene.config().contains("devices.allow"), "{}", scene.config());
+    scene.opening_is(NVIDIA, NO_DRIVER);
+    scene.opening_is(&["/dev/null", "/dev/zero"], "");
+    scene.has_nothing_to_do(&[]);
+}
+
+#[test]
+fn a_rule_that_denies_a_device_is_told_before_anything_changes() {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Silent), "unprivileged");
+    scene.add(&["lxc.cgroup2.devices.deny: c 195:0 rwm"]);
+    let before = scene.config();
+    let line = before.lines().count();
+    for verb in ["plan", "provision"] {
+        let run = scene.verb(verb, MOUNT).code(4);
+        let said = run.stdout + &run.stderr;
+        for text in ["its configuration denies it", &format!("take line {line} out")] {
+            assert!(said.contains(text), "{verb}: {said}");
+        }
+    }
+    assert_eq!((scene.config(), scene.init()), (before.clone(), 0));
+    // It is the line that does it.
+    scene.write(&before.replace("lxc.cgroup2.devices.deny: c 195:0 rwm\n", ""));
+    scene.provision(MOUNT);
+    scene.opening_is(NVIDIA, NO_DRIVER);
+    scene.add(&["lxc.cgroup2.devices.deny: c 195:0 rwm"]);
+    let finding = "`lxc.cgroup2.devices.deny: c 195:0 rwm` denies `/dev/nvidia0` (195:0)";
+    scene.host.run(&["status", "--check", &scene.ctid]).code(10).shows(finding);
+    scene.host.run(&["doctor", &scene.ctid]).code(10).shows(finding);
+    scene.pct("reboot");
+    assert_eq!(scene.opening("/dev/nvidia0"), FORBIDDEN);
+}
+
+#[test]
+fn a_rule_that_lxc_drops_is_none() {
+    let scene = Scene::stopped(Host::new(Kind::Pct, Nodes::Silent), "privileged");
+    let dropped = "lxc.cgroup2.devices.allow: c 195:* rw # card";
+    let mount = |node: &str| {
+        format!("lxc.mount.entry: /dev/{node} dev/{node} none bind,optional,create=file 0 0")
+    };
+    let [gpu, ctl, uvm] = ["nvidia0", "nvidiactl", "nvidia-uvm"].map(mount);
+    scene.add(&[dropped, &gpu, &ctl, &uvm]);
+    let nodes = "`/dev/nvidia0` (195:0), `/dev/nvidiactl` (195:255)";
+    let finding = format!("no device rule allows {nodes}: `{dropped}`: LXC drops it");
+    for verb in ["doctor", "status"] {
+        scene.host.run(&[verb, &scene.ctid]).shows(&finding);
+    }
+    scene.host.start(&scene.ctid);
+    assert_eq!(scene.opening("/dev/nvidia0"), FORBIDDEN);
+    scene.provision(MOUNT);
+    scene.opening_is(NVIDIA, NO_DRIVER);
+    scene.has_nothing_to_do(&[]);
+    let run = scene.host.run(&["status", "--check", &scene.ctid]);
+    assert!(!run.stdout.contains("no device rule"), "{}", run.stdout);
+}
+
+#[test]
+fn a_device_that_goes_at_the_next_start_is_missing_now() {
+    let scene = Scene::answering("unprivileged");
+    scene.provision(DEVICE);
+    scene.pct("set --delete dev1");
+    assert!(scene.config().ends_with("\n[pve:pending]\ndelete: dev1\n"), "{}", scene.config());
+    scene.opening_is(NVIDIA, "");
+    let pending = "by what is pending in `[pve:pending]`, its configuration lacks `/dev/nvidiactl`";
+    scene.host.run(&["status", "--check", &scene.ctid]).code(10).shows(pending);
+    let run = scene.host.run(&["doctor", &scene.ctid]).code(10);
+    run.shows("`dev1: /dev/nvidiactl,mode=0666`, of 4 lines that nvstage wrote, is gone");
+    let plan =
+        scene.plan(&[]).shows("at the next start `dev1: /dev/nvidiactl,mode=0666` is deleted");
+    plan.shows("change: add 1 line").shows("restart it");
+    scene.provision(&[]).shows("restarted");
+    scene.opening_is(NVIDIA, "");
+    let devices: Vec<&str> = DEVICES.into_iter().filter(|line| !line.contains("ctl")).collect();
+    let config = scene.config();
+    let mut kept = device_lines(&config);
+    kept.retain(|line| !line.contains("nvidiactl"));
+    assert_eq!(kept, devices, "{config}");
+    scene.has_nothing_to_do(&[]);
 }
 
 /// A host after a boot: its drivers' majors, and their nodes.

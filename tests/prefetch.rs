@@ -196,4 +196,14 @@ fn without_a_pin_the_published_digest_needs_tls_and_a_flag() {
     let report = prefetch(&tls, &[]).code(0).json();
     assert_eq!(report["items"][0]["trust"], "tls");
     assert_eq!(tls.requests().len(), requests);
+    // Also after another version took its place in the lock, and the file is gone.
+    host.load_module(VERSION);
+    host.run(&["prefetch", "--recipe", &site.driver_only()]).code(0);
+    host.run(&["cache", "prune"]).code(0);
+    host.load_module("313.30");
+    tls.file(&format!("/{name}"), b"another file");
+    prefetch(&tls, &[]).code(5);
+    tls.file(&format!("/{name}"), &bytes);
+    let report = prefetch(&tls, &[]).code(0).json();
+    assert_eq!(report["items"][0]["trust"], "tls");
 }

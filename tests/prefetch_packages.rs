@@ -567,6 +567,48 @@ fn a_key_alone_takes_no_packages_away() {
 }
 
 #[test]
+fn a_lock_keeps_what_other_calls_named() {
+    let scene = Scene::new();
+    let libraries = "packages=cuda-libraries-12-8";
+    scene.prefetch(&["--set", libraries]).code(0);
+    let other = scene.host.container("unprivileged", &[&scene.site.distribution()]);
+    scene.host.start(&other);
+    let recipe = scene.site.recipe();
+    let of_other = ["prefetch", "--for", &other, "--recipe", &recipe, "--set", "packages=nvtop"];
+    scene.host.run(&of_other).code(0);
+    let names = |lock: &str| {
+        ["libcublas-12-8", "nvtop"].map(|name| lock.contains(&format!("name = \"{name}\"")))
+    };
+    assert_eq!(names(&scene.lock()), [true, true], "{}", scene.lock());
+    scene.host.run(&["cache", "prune"]).code(0);
+    // Without the state of the first container what is locked for it stays as it is.
+    let lock = scene.lock();
+    let target = lock.split("[[target]]").find(|text| text.contains(&format!("{}\"", scene.ctid)));
+    let digest = target.unwrap().split("sha256 = \"").nth(1).unwrap().split('"').next().unwrap();
+    scene.host.shell(&format!("rm /var/cache/nvstage/blobs-v1/sha256/{digest}")).code(0);
+    scene.host.run(&of_other).code(0).says("locked packages: failed to read its dpkg status");
+    assert_eq!(names(&scene.lock()), [true, true], "{}", scene.lock());
+    let offline = ["--offline", "--gpus", "0", "--recipe", &recipe, "--set", libraries];
+    let run = scene.host.run(&[&["provision", &scene.ctid], &offline[..]].concat()).code(0);
+    run.shows("install cuda-libraries-12-8, from the cache");
+    let nvtop = scene.host.inside(&scene.ctid, "command -v nvtop");
+    assert_eq!(nvtop.stdout, "", "what another container wants came along");
+    // With everything there nothing is wanted of the cache, not even a lock.
+    scene.host.shell("rm /var/cache/nvstage/locks-v1/*.lock").code(0);
+    scene.host.run(&["plan", &scene.ctid, "--offline"]).code(0);
+    scene.host.run(&["provision", &scene.ctid, "--offline"]).code(0);
+    scene
+        .host
+        .inside(&scene.ctid, "dpkg -r --force-depends libcublas-12-8 cuda-libraries-12-8")
+        .code(0);
+    scene
+        .host
+        .run(&["provision", &scene.ctid, "--offline"])
+        .code(5)
+        .says("the cache has no packages");
+}
+
+#[test]
 fn a_root_with_links_is_read_without_leaving_it() {
     let scene = Scene::new();
     let root = scene.host.directory.path().join("root");

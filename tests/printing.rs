@@ -311,7 +311,7 @@ fn a_file_gets_neither_control_characters_nor_carriage_returns() {
 /// Four containers and one that is not there, on a terminal.
 fn batch_on(host: &Host, size: (u16, u16), made: &[String], recipe: &str) -> Terminal {
     let mut arguments =
-        vec!["provision", "999999", "--jobs", "4", "--gpus", "0", "--recipe", recipe];
+        vec!["provision", "999999", "--jobs", "4", "--start", "--gpus", "0", "--recipe", recipe];
     arguments.splice(1..1, made.iter().map(String::as_str));
     let terminal = on_terminal(host, size, &arguments);
     assert_eq!(terminal.code, 3, "{}", String::from_utf8_lossy(&terminal.bytes));

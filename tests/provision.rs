@@ -10,7 +10,8 @@
 
 mod support;
 
-use support::{Host, Kind, Nodes, Site, VERSION};
+use nvstage::digest::hash_reader;
+use support::{Host, Kind, Nodes, Site, VERSION, installer, world_script};
 
 const ANSWERING: Nodes = Nodes::Answering(VERSION);
 
@@ -114,6 +115,77 @@ fn a_pushed_installer_is_checked_inside_and_leaves_nothing() {
     assert!(host.inside(&ctid, "nvidia-smi").code(0).stdout.contains(VERSION));
 }
 
+/// The tar of the archive would give its files an owner that the container has no number for.
+#[test]
+fn a_pushed_installer_whose_files_belong_to_nobody_inside_unpacks() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let file = host.directory.path().join(format!("NVIDIA-Linux-x86_64-{VERSION}.run"));
+    let path = file.to_str().unwrap();
+    world_script("make-installer", &[VERSION, "zstd", path, "--owner", "100500"]).code(0);
+    let pin = |file: &std::path::Path| {
+        let (digest, size) = hash_reader(std::fs::File::open(file).unwrap()).unwrap();
+        format!("sha256 = \"{digest}\"\nsize = {size}\n")
+    };
+    let recipe = site.driver_only();
+    let text = std::fs::read_to_string(&recipe).unwrap();
+    std::fs::write(&recipe, text.replace(&pin(&installer(VERSION)), &pin(&file))).unwrap();
+    let ctid = host.container("unprivileged", &[]);
+    host.start(&ctid);
+    let from = format!("installer.url={path}");
+    let more = ["--recipe", &recipe, "--set", &from, "--stage", "push"];
+    provision(&host, &site, &ctid, &more).code(0);
+    assert!(host.inside(&ctid, "nvidia-smi").code(0).stdout.contains(VERSION));
+}
+
+#[test]
+fn thirty_two_bit_libraries_are_installed_where_there_is_a_place_for_them() {
+    let host = Host::new(Kind::Pct, ANSWERING);
+    let site = Site::new();
+    let recipe = site.driver_only();
+    let text = std::fs::read_to_string(&recipe).unwrap();
+    let compat32 = "[driver.installer]\ncompat32 = \"include\"\n[driver.urls]";
+    std::fs::write(&recipe, text.replace("[driver.urls]", compat32)).unwrap();
+    let ctid = host.container("unprivileged", &[]);
+    host.start(&ctid);
+    let config = host.config(&ctid);
+    provision(&host, &site, &ctid, &["--recipe", &recipe])
+        .code(5)
+        .says("the container has no place for them")
+        .says("apt-get install libc6:i386");
+    assert_eq!(host.config(&ctid), config);
+    // As libc6-i386 makes it, and as libc6:i386 does, which comes first.
+    for place in ["/usr/lib32", "/usr/lib/i386-linux-gnu"] {
+        host.inside(&ctid, &format!("mkdir {place}")).code(0);
+        provision(&host, &site, &ctid, &["--recipe", &recipe]).code(0);
+        let library = format!("{place}/libcuda.so.{VERSION}");
+        let look = format!(
+            "test -e {library} && grep -h bit: /usr/lib/nvidia/glvnd_check /usr/lib/nvidia/32/glvnd_check; \
+             ls /usr/share/nvidia/files.d /usr/lib64/xorg/modules/drivers"
+        );
+        let seen = host.inside(&ctid, &look).code(0).stdout;
+        for found in ["# 64-bit: a stand-in\n# 32-bit: a stand-in\n", "sandboxutils", "nvidia_drv"]
+        {
+            assert!(seen.contains(found), "{found}: {seen}");
+        }
+        // Each of them is compared.
+        for damaged in [
+            library.as_str(),
+            "/usr/lib/nvidia/32/glvnd_check",
+            "/usr/share/nvidia/files.d/sandboxutils-filelist.json",
+            "/usr/lib64/xorg/modules/drivers/nvidia_drv.so",
+        ] {
+            host.inside(&ctid, &format!("echo x >> {damaged}")).code(0);
+            let verify = ["verify", &ctid, "--gpus", "0", "--recipe", &recipe];
+            host.run(&verify).code(10).shows(damaged);
+            host.inside(&ctid, &format!("truncate -s -2 {damaged}")).code(0);
+        }
+        let uninstall = "mkdir -p /b; for t in modprobe rmmod lsmod depmod; do ln -sf /bin/true /b/$t; done; \
+            PATH=/b:$PATH nvidia-uninstall -s";
+        host.inside(&ctid, uninstall).code(0);
+    }
+}
+
 #[test]
 fn a_truncated_push_is_found_and_nothing_is_installed() {
     let host = Host::new(Kind::Pct, ANSWERING);
@@ -167,15 +239,15 @@ fn without_a_loaded_module_the_version_must_be_named() {
 }
 
 #[test]
-fn a_stopped_container_keeps_running_or_is_stopped_again() {
+fn a_stopped_container_is_stopped_again_or_keeps_running() {
     let host = Host::new(Kind::Pct, ANSWERING);
     let site = Site::new();
     let ctid = host.container("unprivileged", &[&site.distribution()]);
-    provision(&host, &site, &ctid, &["--restore-state"]).code(0).shows("stopped again");
+    provision(&host, &site, &ctid, &[]).code(0).shows("stopped again");
     assert_eq!(host.init(&ctid), 0);
     let calls = host.pct_calls();
     assert!(calls.len() <= 8, "{}", calls.join("\n"));
-    provision(&host, &site, &ctid, &[]).code(0).shows("started");
+    provision(&host, &site, &ctid, &["--start"]).code(0).shows("started");
     assert_ne!(host.init(&ctid), 0);
 }
 
@@ -210,6 +282,18 @@ fn plan_shows_everything_and_touches_nothing() {
     // A package on hold is an installed one.
     host.inside(&ctid, "apt-mark hold nvtop").code(0);
     host.run(&plan).code(0);
+
+    // What provision would find.
+    host.run(&["prefetch", "--for", &ctid]).code(0);
+    let config = host.config(&ctid);
+    std::fs::write(host.config_path(&ctid), format!("dev7: /dev/nosuch\n{config}")).unwrap();
+    host.run(&["plan", &ctid, "--set", "packages=cuda-toolkit-12-4,nvtop"])
+        .code(10)
+        .shows("`dev7: /dev/nosuch` names no node of this host")
+        .shows("`cuda-toolkit-12-4` is in no repository as the cache has them");
+    std::fs::write(host.config_path(&ctid), config).unwrap();
+    host.load_module("580.99.01");
+    host.run(&["plan", &ctid]).code(5).shows("no digest of it is pinned");
 }
 
 #[test]
@@ -311,4 +395,35 @@ fn the_log_has_every_command_its_output_and_its_duration() {
     ] {
         assert!(logs.contains(text), "the log lacks {text:?}:\n{logs}");
     }
+}
+
+#[test]
+fn what_is_not_compared_or_belongs_to_nobody_is_no_pass_of_verify() {
+    let host = Host::new(Kind::Pct, Nodes::Answering(VERSION));
+    let site = Site::new();
+    let ctid = host.container("unprivileged", &[&site.distribution()]);
+    let recipe = site.driver_only();
+    host.start(&ctid);
+    let verb = |verb| host.run(&[verb, &ctid, "--gpus", "0", "--recipe", &recipe]);
+    verb("provision").code(0);
+    verb("verify").code(0).shows("nvidia-smi passed");
+    let foreign = "printf '#!/bin/sh\\necho all is well\\n' > /usr/local/bin/nvidia-smi; chmod 755 /usr/local/bin/nvidia-smi";
+    host.inside(&ctid, foreign).code(0);
+    verb("verify")
+        .code(10)
+        .shows("`/usr/local/bin/nvidia-smi` belongs neither to the driver nor to a package");
+    host.inside(&ctid, "rm /usr/local/bin/nvidia-smi").code(0);
+    host.inside(
+        &ctid,
+        "cp -p /usr/bin/nvidia-smi /root/; printf '#!/bin/sh\\n' > /usr/bin/nvidia-smi",
+    )
+    .code(0);
+    verb("verify").code(10).shows("it printed nothing (status 0)");
+    host.inside(&ctid, "cp -p /root/nvidia-smi /usr/bin/").code(0);
+    verb("verify").code(0);
+    // Nothing is at hand any more to compare with.
+    host.shell("rm -rf /var/cache/nvstage/*").code(0);
+    let run = verb("verify").code(10);
+    let run = run.shows("libraries not compared: the cache has no installer of driver 580.76.05");
+    assert!(!run.stdout.contains("libraries passed"), "{}", run.stdout);
 }

@@ -256,7 +256,9 @@ fn help_is_complete_and_fits_eighty_columns() {
         "--set",
         "--runtime",
         "--stage",
-        "--restore-state",
+        "--start",
+        "--yes",
+        "--no-restart",
         "--from",
         "--trust-tls",
     ] {

@@ -18,7 +18,7 @@ const NEXT: &str = "580.95.05";
 const LINE: &str = "/var/lib/nvstage/driver/current usr/lib/nvstage/driver none bind,ro,nosuid,nodev,optional,create=dir 0 0\n";
 
 fn provision(host: &Host, recipe: &str, ctid: &str, more: &[&str]) -> Run {
-    let arguments = ["provision", ctid, "--gpus", "0", "--recipe", recipe];
+    let arguments = ["provision", ctid, "--gpus", "0", "--recipe", recipe, "--start"];
     host.run(&[&arguments[..], more].concat())
 }
 
@@ -172,6 +172,44 @@ fn after_a_host_upgrade_a_restart_is_all_it_takes() {
     assert_eq!((host.config(&ctid), host.init(&ctid)), (config, init));
     let outcome = host.run(&["verify", &ctid, "--gpus", "0", "--recipe", &recipe]);
     outcome.code(0).shows("libraries passed");
+}
+
+/// Of what a driver has more than the one before the boot everybody says the same, and `refresh` sets it
+/// up without a restart.
+#[test]
+fn a_driver_with_more_files_is_set_up_in_a_running_container_by_refresh() {
+    let older = "470.256.02";
+    let (host, site) = (Host::new(Kind::Pct, Nodes::Silent), Site::new());
+    host.load_module(older);
+    let ctid = host.container("unprivileged", &[]);
+    let recipe = site.driver_only();
+    provision(&host, &recipe, &ctid, &["--method", "share"]).code(0);
+    host.load_module(VERSION);
+    host.run(&["prefetch", "--recipe", &recipe, "--for", "debian12"]).code(0);
+    host.run(&["refresh"]).code(0);
+    host.shell(&format!("pct stop {ctid} && pct start {ctid}")).code(0);
+    assert_eq!(version_inside(&host, &ctid), VERSION);
+    let link = "/usr/lib/x86_64-linux-gnu/gbm/nvidia-drm_gbm.so";
+    assert_ne!(host.inside(&ctid, &format!("test -L {link}")).code, 0, "470 has it too");
+
+    let (config, init) = (host.config(&ctid), host.init(&ctid));
+    let verify = ["verify", &ctid, "--gpus", "0", "--recipe", &recipe];
+    host.run(&["status", "--check"]).code(10).shows("incomplete: ");
+    host.run(&["sync", "--check"]).code(10).shows("incomplete: ");
+    host.run(&verify).code(10);
+    host.run(&["refresh"]).code(0).shows("set up anew");
+    host.inside(&ctid, &format!("test -e {link}")).code(0);
+    for arguments in [&["status", "--check"][..], &["sync", "--check"], &verify] {
+        host.run(arguments).code(0);
+    }
+    // `sync` does it too, and restarts nothing for it.
+    host.inside(&ctid, &format!("rm {link}")).code(0);
+    host.run(&["sync", "--check"]).code(10).shows("nvidia-drm_gbm.so");
+    host.run(&["sync"]).code(0).shows("set up anew");
+    host.run(&["sync", "--check"]).code(0);
+    assert_eq!((host.config(&ctid), host.init(&ctid)), (config, init));
+    let again = host.run(&["--json", "refresh"]).code(0);
+    assert!(!again.stdout.contains("\"share\""), "{}", again.stdout);
 }
 
 #[test]
@@ -392,6 +430,7 @@ fn a_stopped_container_shares_driver_and_cuda_at_once() {
     let run = host.run(&[
         "--json",
         "provision",
+        "--start",
         &ctid,
         "--gpus",
         "0",
@@ -434,6 +473,29 @@ fn without_packages_in_the_cache_cuda_is_not_shared_and_nothing_is_touched() {
         .says("the cache has no packages for debian12")
         .says(&format!("nvstage prefetch --for {ctid}"));
     assert_eq!(host.config(&ctid), before);
+}
+
+/// What the container has by apt is what it would get by the lock, and the lock has it all the same.
+#[test]
+fn from_apt_to_share_by_the_hint_as_it_stands() {
+    let (host, site) = (Host::new(Kind::Pct, ANSWERING), Site::new());
+    let ctid = host.container("unprivileged", &[&site.distribution()]);
+    host.start(&ctid);
+    let recipe = site.recipe();
+    provision(&host, &recipe, &ctid, &[]).code(0);
+    let refused = host.run(&["provision", &ctid, "--cuda", "share"]).code(5);
+    let hint = refused.stderr.split('`').find(|words| words.starts_with("nvstage prefetch"));
+    let words: Vec<&str> = hint.unwrap().split(' ').skip(1).collect();
+    host.run(&words).code(0).shows(&format!("packages for container {ctid}"));
+    host.run(&["provision", &ctid, "--cuda", "share"]).code(0);
+    let nvcc = "/usr/local/cuda-12.8/bin/nvcc --version | grep V12.8; dpkg -l cuda-nvcc-12-8 | grep -c ^ii";
+    assert!(host.inside(&ctid, nvcc).stdout.ends_with("V12.8.93\n0\n"));
+    // A fresh one gets everything from the same lock, which names no recipe but the container's.
+    host.shell("rm /var/cache/nvstage/locks-v1/*.lock").code(0);
+    host.run(&["prefetch", "--for", &ctid]).code(0);
+    let other = host.container("unprivileged", &[&site.distribution()]);
+    host.start(&other);
+    provision(&host, &recipe, &other, &["--offline"]).code(0).shows("nvtop, from the cache");
 }
 
 #[test]

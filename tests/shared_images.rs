@@ -404,6 +404,31 @@ fn an_image_is_shown_inside_a_running_container_and_nobody_there_can_write_to_it
 }
 
 #[test]
+fn a_mount_of_the_containers_own_is_neither_covered_nor_taken_away() {
+    let machine = Machine::new();
+    let image = machine.obtain(&machine.stand_in(VERSION));
+    let host = Host::new(Kind::Lxc, Nodes::None);
+    let ctid = host.container("unprivileged", &[]);
+    host.start(&ctid);
+    let init = host.init(&ctid);
+    let look = format!("grep ' {TARGET} ' /proc/mounts | cut -d' ' -f1");
+    let own = format!("mkdir -p {TARGET} && mount -t tmpfs mine {TARGET}");
+    // Alone, and over what was shown.
+    for _ in 0..2 {
+        host.inside(&ctid, &own).code(0);
+        let seen = host.inside(&ctid, &look).stdout;
+        assert!(seen.ends_with("mine\n"), "{seen}");
+        let error = mount::attach_directory(init, &image.mounted_at, TARGET).unwrap_err();
+        assert!(error.to_string().contains("`mine` (tmpfs) is mounted there"), "{error}");
+        mount::uncover(init, TARGET).unwrap();
+        mount::detach(init, TARGET).unwrap_err();
+        assert_eq!(host.inside(&ctid, &look).stdout, seen);
+        host.inside(&ctid, &format!("umount {TARGET}")).code(0);
+        mount::attach_directory(init, &image.mounted_at, TARGET).unwrap();
+    }
+}
+
+#[test]
 fn what_is_not_in_a_mounted_image_is_not_shown() {
     let machine = Machine::new();
     let image = machine.obtain(&machine.stand_in(VERSION));

@@ -32,7 +32,7 @@ use nvstage::host::cancel::Cancel;
 use nvstage::host::paths::Paths;
 use nvstage::host::process::{Command, Ended, Finished, Processes};
 use nvstage::host::runlog::RunLog;
-use nvstage::journal::{Journal, LastRun, State as Passing};
+use nvstage::journal::{Journal, LastRun, State as Passing, Unfinished, UnfinishedWork};
 use nvstage::printer::status::text;
 use nvstage::recipe::{CudaMethod, Userland};
 use nvstage::version::DriverVersion;
@@ -43,8 +43,13 @@ const MODULE: &str = "580.95.05";
 const ENTRY: &str = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0";
 const UVM: &str =
     "lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file 0 0";
-const RULES: [&str; 2] =
-    ["lxc.cgroup2.devices.allow: c 195:0 rw", "lxc.cgroup2.devices.allow: c 508:0 rw"];
+const CONTROL: &str =
+    "lxc.mount.entry: /dev/nvidiactl dev/nvidiactl none bind,optional,create=file 0 0";
+const RULES: [&str; 3] = [
+    "lxc.cgroup2.devices.allow: c 195:0 rw",
+    "lxc.cgroup2.devices.allow: c 195:255 rw",
+    "lxc.cgroup2.devices.allow: c 508:0 rw",
+];
 const TREE: &str = "lxc.mount.entry: /var/lib/nvstage/driver/current usr/lib/nvstage/driver none bind,ro,nosuid,nodev,optional,create=dir 0 0";
 
 /// A machine on which `lxc-info` says what it is told to, and nothing else may be run.
@@ -127,9 +132,14 @@ impl Tree {
         let root = format!("proc/{init}/root");
         std::fs::create_dir_all(self.at(&format!("{root}/usr/local"))).unwrap();
         if let Some(version) = driver {
-            let files: String = (0..200)
-                .map(|n| format!("1: /usr/lib/x86_64-linux-gnu/lib{n}.so\n1 2 3\n"))
-                .collect();
+            let libraries = "usr/lib/x86_64-linux-gnu";
+            std::fs::create_dir_all(self.at(&format!("{root}/{libraries}"))).unwrap();
+            let file = |n| {
+                let path = format!("{libraries}/lib{n}.so");
+                std::fs::write(self.at(&format!("{root}/{path}")), "").unwrap();
+                format!("1: /{path}\n1 2 3\n")
+            };
+            let files: String = (0..200).map(file).collect();
             let text = format!("NVIDIA-Linux-x86_64-{version} ({version})\nNVIDIA driver\n{files}");
             self.write(&format!("{root}/var/lib/nvidia/log"), &text);
         }
@@ -142,7 +152,12 @@ impl Tree {
     fn seen_by(&self, processes: LxcInfo, arguments: &Arguments) -> Result<Status> {
         let cancel = Cancel::never().unwrap();
         let host = Machine { paths: self.paths.clone(), processes: Box::new(processes), cancel };
-        let context = Context { host: &host, events: &Silent, run: "test".to_owned() };
+        let context = Context {
+            host: &host,
+            events: &Silent,
+            confirm: &nvstage::cmd::Unasked,
+            run: "test".to_owned(),
+        };
         status::run(&context, arguments)
     }
 
@@ -179,13 +194,35 @@ fn journal(ctid: u32) -> Journal {
         kind: NodeKind::File,
         numbers: vec![number],
     };
-    journal.nodes = vec![node("/dev/nvidia0", (195, 0)), node("/dev/nvidia-uvm", (508, 0))];
-    journal.lines = [ENTRY, UVM, RULES[0], RULES[1]].map(line).to_vec();
+    journal.nodes = vec![
+        node("/dev/nvidia0", (195, 0)),
+        node("/dev/nvidiactl", (195, 255)),
+        node("/dev/nvidia-uvm", (508, 0)),
+    ];
+    journal.lines = lines().into_iter().map(line).collect();
     journal.driver = Some(DriverVersion::parse(MODULE).unwrap());
     journal.packages = vec!["cuda-toolkit-12-8".to_owned(), "nvtop".to_owned()];
     let at: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
     journal.last_run = Some(LastRun { at, command: "provision".to_owned(), exit: 0 });
     journal
+}
+
+/// The `dev[n]` of a node, and its key.
+fn device(node: &str) -> String {
+    format!("{}: /dev/{node},mode=0666", key(node))
+}
+
+fn key(node: &str) -> &'static str {
+    match node {
+        "nvidia0" => "dev0",
+        "nvidiactl" => "dev1",
+        _ => "dev2",
+    }
+}
+
+/// What nvstage writes into the configuration of a privileged container with one GPU.
+fn lines() -> Vec<&'static str> {
+    [&[ENTRY, CONTROL, UVM][..], &RULES].concat()
 }
 
 fn line(text: &str) -> OwnLine {
@@ -259,11 +296,11 @@ fn a_driver_of_another_version_than_the_kernel_module() {
     tree.container(201, |journal| {
         journal.driver = Some(DriverVersion::parse("580.76.05").unwrap());
     });
-    let expected = "driver 580.76.05, the kernel module is 580.95.05; `nvstage sync`";
+    let expected = "driver 580.76.05, the kernel module is 580.95.05; `nvstage sync 201`";
     assert_eq!(tree.drift(), (Drift::Driver, expected.to_owned()));
     // A running one is what it is, whatever is written down.
     tree.runs(201, Some("570.207"));
-    let expected = "driver 570.207, the kernel module is 580.95.05; `nvstage sync`";
+    let expected = "driver 570.207, the kernel module is 580.95.05; `nvstage sync 201`";
     assert_eq!(tree.drift(), (Drift::Driver, expected.to_owned()));
 }
 
@@ -280,10 +317,80 @@ fn a_driver_that_is_gone_or_never_came() {
 }
 
 #[test]
+fn a_driver_whose_files_are_gone_drifts_whatever_its_record_says() {
+    let tree = Tree::new();
+    tree.container(201, |_| {});
+    tree.runs(201, Some(MODULE));
+    assert_eq!(tree.status().exit, ExitCode::Done);
+    std::fs::remove_file(tree.at(&format!("{}/usr/lib/x86_64-linux-gnu/lib7.so", tree.root(201))))
+        .unwrap();
+    let expected = "incomplete: `/usr/lib/x86_64-linux-gnu/lib7.so` is missing; `nvstage sync 201`";
+    assert_eq!(tree.drift(), (Drift::Driver, expected.to_owned()));
+    std::fs::remove_dir_all(tree.at(&format!("{}/usr/lib", tree.root(201)))).unwrap();
+    let (_, text) = tree.drift();
+    assert!(text.contains("lib0.so` is missing, and 199 more"), "{text}");
+}
+
+#[test]
+fn work_that_is_not_finished_is_told_with_what_finishes_it() {
+    for (work, driver, expected) in [
+        (
+            UnfinishedWork::Provision,
+            None,
+            "it is not provisioned to the end; `nvstage provision 201`",
+        ),
+        (
+            UnfinishedWork::Provision,
+            Some(MODULE),
+            "driver 580.95.05 is not installed to the end; `nvstage provision 201`",
+        ),
+        (UnfinishedWork::Detach, None, "it is not detached to the end; `nvstage detach 201`"),
+        (
+            UnfinishedWork::Uninstall,
+            None,
+            "it is not detached to the end; `nvstage detach 201 --uninstall`",
+        ),
+        (
+            UnfinishedWork::Purge,
+            None,
+            "it is not detached to the end; `nvstage detach 201 --purge`",
+        ),
+    ] {
+        let tree = Tree::new();
+        tree.container(201, |journal| {
+            let driver = driver.map(|version| DriverVersion::parse(version).unwrap());
+            journal.unfinished = Some(Unfinished { work, driver, files: Vec::new() });
+        });
+        let expected = (Drift::Incomplete, format!("incomplete: {expected}"));
+        assert_eq!(tree.drift(), expected);
+        // The installer's record names the version from its first file on.
+        tree.runs(201, Some(MODULE));
+        assert_eq!(tree.drift(), expected);
+        assert_eq!(one(&tree.status()).driver.is_none(), driver.is_some());
+    }
+}
+
+#[test]
+fn a_template_with_another_driver_is_a_note_and_no_drift() {
+    let tree = Tree::new();
+    tree.container(201, |journal| {
+        journal.driver = Some(DriverVersion::parse("580.76.05").unwrap());
+    });
+    tree.config(201, &format!("template: 1\n{}\n", lines().join("\n")));
+    let found = tree.status();
+    assert_eq!((found.exit, one(&found).drift.len()), (ExitCode::Done, 0));
+    let note = "a template with driver 580.76.05, which cannot be changed: its clones are provisioned to 580.95.05";
+    assert_eq!(one(&found).notes, [note]);
+    let shown = text(&found, 200);
+    assert!(shown.contains(&format!("\n201: {note}\n")), "{shown}");
+    assert!(shown.ends_with("\n1 container, none drifts\n"), "{shown}");
+}
+
+#[test]
 fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings() {
     let tree = Tree::new();
     tree.container(201, share);
-    let text = "it gets no driver at its next start: the host shares none; `nvstage sync`";
+    let text = "it gets no driver at its next start: the host shares none; `nvstage sync 201`";
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     let driver = "var/lib/nvstage/driver";
     std::fs::create_dir_all(tree.at(&format!("{driver}/580.76.05"))).unwrap();
@@ -294,7 +401,7 @@ fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings(
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     std::fs::create_dir(tree.at(&format!("{driver}/580.76.05/userland"))).unwrap();
     assert_eq!(tree.status().host, [""; 0]);
-    let text = "it gets driver 580.76.05 at its next start, the kernel module is 580.95.05; `nvstage sync`";
+    let text = "it gets driver 580.76.05 at its next start, the kernel module is 580.95.05; `nvstage sync 201`";
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     tree.runs(201, None);
     let text = "it does not see the host's driver; `nvstage provision 201`";
@@ -302,7 +409,7 @@ fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings(
     let library = format!("{}/usr/lib/nvstage/driver/lib/libnvidia-ml.so", tree.root(201));
     tree.write(&format!("{library}.1"), "");
     tree.write(&format!("{library}.580.76.05"), "");
-    let text = "driver 580.76.05, the kernel module is 580.95.05; `nvstage sync`";
+    let text = "driver 580.76.05, the kernel module is 580.95.05; `nvstage sync 201`";
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
     std::fs::rename(
         tree.at(&format!("{library}.580.76.05")),
@@ -316,23 +423,69 @@ fn a_shared_driver_is_the_one_that_is_seen_inside_or_that_the_next_start_brings(
 fn lines_that_are_not_there_any_more() {
     let tree = Tree::new();
     tree.container(201, |_| {});
-    tree.config(201, &format!("{ENTRY}\n{}\n{}\n", RULES[0], RULES[1]));
+    let others = lines().into_iter().filter(|line| *line != UVM);
+    tree.config(201, &others.map(|line| format!("{line}\n")).collect::<String>());
     let text = format!("its configuration lacks `{UVM}`; `nvstage provision 201`");
     assert_eq!(tree.drift(), (Drift::Lines, text));
     tree.config(201, "");
     let text =
-        format!("its configuration lacks 4 lines, the first is `{ENTRY}`; `nvstage provision 201`");
+        format!("its configuration lacks 6 lines, the first is `{ENTRY}`; `nvstage provision 201`");
     assert_eq!(tree.drift(), (Drift::Lines, text));
     // Passed by Proxmox's own entries they are not needed.
     tree.container(201, |journal| {
         journal.method = Method::Device;
         journal.lines =
-            ["dev0: /dev/nvidia0,mode=0666", "dev1: /dev/nvidia-uvm,mode=0666"].map(line).to_vec();
+            ["nvidia0", "nvidiactl", "nvidia-uvm"].map(|node| line(&device(node))).to_vec();
     });
     assert!(one(&tree.status()).drift.is_empty());
-    tree.config(201, "dev0: /dev/nvidia0,mode=0666\n");
+    tree.config(201, &["nvidia0", "nvidiactl"].map(|node| device(node) + "\n").concat());
     let text = "its configuration lacks `/dev/nvidia-uvm`; `nvstage provision 201`";
     assert_eq!(tree.drift(), (Drift::Lines, text.to_owned()));
+}
+
+#[test]
+fn a_line_that_goes_at_the_next_start_is_told_as_pending() {
+    let tree = Tree::new();
+    tree.container(201, |journal| {
+        journal.method = Method::Device;
+        journal.lines =
+            ["nvidia0", "nvidiactl", "nvidia-uvm"].map(|node| line(&device(node))).to_vec();
+    });
+    let path = "etc/pve/lxc/201.conf";
+    let config = std::fs::read_to_string(tree.at(path)).unwrap();
+    tree.write(path, &format!("{config}\n[pve:pending]\nmemory: 2048\n"));
+    assert!(one(&tree.status()).drift.is_empty());
+    let text = "after its next start, by what is pending in `[pve:pending]`, its configuration lacks `/dev/nvidiactl`; `nvstage provision 201`";
+    for pending in ["delete: dev-nvidiactl", "dev-nvidiactl: /dev/ttyS0"] {
+        let pending = pending.replace("dev-nvidiactl", key("nvidiactl"));
+        tree.write(path, &format!("{config}\n[pve:pending]\n{pending}\n"));
+        assert_eq!(tree.drift(), (Drift::Lines, text.to_owned()), "{pending}");
+    }
+}
+
+#[test]
+fn what_a_configuration_passes_and_cannot_work() {
+    let tree = Tree::new();
+    let with = |old: &str, new: &str| {
+        let text = lines().join("\n").replace(old, new);
+        tree.config(201, &text);
+        tree.drift()
+    };
+    let asked = "; `nvstage doctor 201` tells it";
+    let line = lines()[1];
+    let found = with(line, "");
+    let text = format!("a GPU is passed without `/dev/nvidiactl`: CUDA cannot work{asked}");
+    assert_eq!(found, (Drift::Devices, text));
+    let found = with(line, &format!("  {line}"));
+    let why = "Proxmox VE reads no line that begins with a blank";
+    assert_eq!(found, (Drift::Devices, format!("`{line}` is ignored: {why}{asked}")));
+    let found = with("/dev/nvidiactl", "/dev/nvidactl");
+    let edit = "write `/dev/nvidiactl` for `/dev/nvidactl` in line 5 of its configuration";
+    let text = format!("`/dev/nvidactl` is no node of NVIDIA's: `/dev/nvidiactl` is one; {edit}");
+    assert_eq!(found, (Drift::Devices, text));
+    let found = with(RULES[0], &RULES[0].replace("cgroup2", "cgroup"));
+    assert!(found.1.starts_with("no device rule allows `/dev/nvidia0` (195:0): "), "{found:?}");
+    assert!(found.1.contains("cgroup version 1"), "{found:?}");
 }
 
 #[test]
@@ -343,7 +496,7 @@ fn the_line_of_a_shared_driver_counts_too() {
     std::fs::create_dir_all(tree.at(&format!("{driver}/{MODULE}/userland"))).unwrap();
     symlink(format!("{MODULE}/userland"), tree.at(&format!("{driver}/current"))).unwrap();
     assert!(one(&tree.status()).drift.is_empty());
-    tree.config(201, &format!("{ENTRY}\n{UVM}\n{}\n{}\n", RULES[0], RULES[1]));
+    tree.config(201, &lines().join("\n"));
     let text = format!("its configuration lacks `{TREE}`; `nvstage provision 201`");
     assert_eq!(tree.drift(), (Drift::Lines, text));
 }
@@ -365,7 +518,7 @@ fn a_container_that_is_gone_moved_or_another_one_now() {
     let tree = Tree::new();
     tree.container(201, |_| {});
     std::fs::remove_file(tree.at("etc/pve/lxc/201.conf")).unwrap();
-    let remedy = "remove `/var/lib/nvstage/containers/201.json`";
+    let remedy = "`rm /var/lib/nvstage/containers/201.json`";
     let text = format!("it does not exist, and has a journal; {remedy}");
     assert_eq!(tree.drift(), (Drift::Gone, text));
     assert_eq!(one(&tree.status()).state, State::Gone);
@@ -403,7 +556,7 @@ fn a_journal_that_cannot_be_read_is_a_line_and_the_others_go_on() {
 #[test]
 fn a_container_of_somebody_elses_is_shown_for_its_gpu() {
     let tree = Tree::new();
-    tree.config(201, &format!("{ENTRY}\n"));
+    tree.config(201, &lines().join("\n"));
     tree.config(202, "");
     let found = tree.status();
     let container = one(&found);
@@ -411,7 +564,8 @@ fn a_container_of_somebody_elses_is_shown_for_its_gpu() {
     assert_eq!((container.gpus.len(), container.drift.len()), (1, 0));
     // It does not work, whoever made it.
     tree.runs(201, Some("580.76.05"));
-    let text = "driver 580.76.05, the kernel module is 580.95.05; `nvstage provision 201`";
+    let text = "driver 580.76.05, the kernel module is 580.95.05; \
+                `nvstage provision 201 --gpus 0 --recipe driver-only`";
     assert_eq!(tree.drift(), (Drift::Driver, text.to_owned()));
 }
 
@@ -490,10 +644,10 @@ fn of_every_kind() -> Tree {
         journal.cuda_image = Some("13.0-0123456789ab".to_owned());
         journal.packages.clear();
     });
-    tree.config(204, &format!("template: 1\n{ENTRY}\n{UVM}\n{}\n{}\n{TREE}\n", RULES[0], RULES[1]));
+    tree.config(204, &format!("template: 1\n{}\n{TREE}\n", lines().join("\n")));
     tree.container(205, |_| {});
     std::fs::remove_file(tree.at("etc/pve/lxc/205.conf")).unwrap();
-    tree.config(206, &format!("{ENTRY}\n"));
+    tree.config(206, &lines().join("\n"));
     tree
 }
 
@@ -515,9 +669,10 @@ kernel module 580.95.05, shared driver 580.95.05
 * not seen inside: as nvstage left it, or as the next start brings it
 + with so many other containers
 
-202: driver 580.76.05, the kernel module is 580.95.05; remedy: `nvstage sync`
-205: it does not exist, and has a journal; remedy: remove
-  `/var/lib/nvstage/containers/205.json`
+202: driver 580.76.05, the kernel module is 580.95.05
+  remedy: `nvstage sync 202`
+205: it does not exist, and has a journal
+  remedy: `rm /var/lib/nvstage/containers/205.json`
 
 6 containers, 2 drift
 ";
@@ -529,8 +684,9 @@ fn forty_columns_of_containers_of_every_kind() {
     let tree = of_every_kind();
     let shown = text(&tree.status(), 40).replace(tree.directory.path().to_str().unwrap(), "");
     for line in shown.lines() {
-        let is_path = line.trim_start().starts_with('`');
-        assert!(line.len() <= 40 || is_path, "{line:?}\n{shown}");
+        // A path is whole, and a command can be pasted.
+        let is_whole = line.trim_start().starts_with(['`']) || line.starts_with("  remedy: ");
+        assert!(line.len() <= 40 || is_whole, "{line:?}\n{shown}");
     }
     assert!(shown.contains("\n201 running installer 580.95.05 12.8 0"), "{shown}");
 }
@@ -575,7 +731,8 @@ fn provisioned(kind: Kind) -> Provisioned {
     let (host, site) = (Host::new(kind, Nodes::Answering(VERSION)), Site::new());
     let made = [(); 3].map(|()| host.container("privileged", &[]));
     let recipe = site.driver_only();
-    let arguments = ["provision", &made[0], &made[1], &made[2], "--gpus", "0", "--recipe", &recipe];
+    let arguments =
+        ["provision", "--start", &made[0], &made[1], &made[2], "--gpus", "0", "--recipe", &recipe];
     host.run(&arguments).code(0);
     let [running, stopped, template] = made;
     for ctid in [&stopped, &template] {
@@ -610,14 +767,16 @@ fn real_containers_that_run_are_stopped_or_are_templates() {
         assert_eq!(seen["gpus"][0]["index"], 0, "{seen:#}");
     }
     assert_eq!(host.pct_calls(), Vec::<String>::new());
-    // The host's driver is another one: all three differ.
+    // The host's driver is another one: all three differ, and a template cannot be changed.
     host.load_module("580.95.05");
     let run = host.run(&["status", "--check"]).code(10);
-    let text = "driver 580.76.05, the kernel module is 580.95.05; remedy: `nvstage sync`";
-    for ctid in [&running, &stopped, &template] {
-        assert!(run.stdout.contains(&format!("\n{ctid}: {text}\n")), "{}", run.stdout);
+    let text = "driver 580.76.05, the kernel module is 580.95.05\n  remedy: `nvstage sync";
+    for ctid in [&running, &stopped] {
+        assert!(run.stdout.contains(&format!("\n{ctid}: {text} {ctid}`\n")), "{}", run.stdout);
     }
-    assert!(run.stdout.ends_with("\n3 containers, 3 drift\n"), "{}", run.stdout);
+    let note = "a template with driver 580.76.05, which cannot be changed:";
+    assert!(run.stdout.contains(&format!("\n{template}: {note}")), "{}", run.stdout);
+    assert!(run.stdout.ends_with("\n3 containers, 2 drift\n"), "{}", run.stdout);
     host.run(&["status"]).code(0);
     host.run(&["status", "999999"]).code(3).says("failed to find it");
 }
@@ -628,7 +787,8 @@ fn a_real_shared_driver_is_the_one_that_the_container_started_with() {
     host.load_module(VERSION);
     let made = ["privileged", "unprivileged"].map(|privilege| host.container(privilege, &[]));
     let recipe = site.driver_only();
-    let arguments = ["provision", &made[0], &made[1], "--gpus", "0", "--recipe", &recipe];
+    let arguments =
+        ["provision", "--start", &made[0], &made[1], "--gpus", "0", "--recipe", &recipe];
     host.run(&[&arguments[..], &["--method", "share"]].concat()).code(0);
     host.shell(&format!("lxc-stop -k -n {}", made[1])).code(0);
     let drivers = || -> Vec<serde_json::Value> {
@@ -646,7 +806,7 @@ fn a_real_shared_driver_is_the_one_that_the_container_started_with() {
     host.run(&["refresh"]);
     assert_eq!(drivers(), [driver(VERSION, "inside"), driver(next, "host")]);
     let run = host.run(&["status", "--check"]).code(10);
-    let text = format!("{}: driver {VERSION}, the kernel module is {next}; remedy:", made[0]);
+    let text = format!("{}: driver {VERSION}, the kernel module is {next}\n  remedy:", made[0]);
     assert!(run.stdout.contains(&text), "{}", run.stdout);
     assert!(run.stdout.ends_with("\n2 containers, 1 drifts\n"), "{}", run.stdout);
 }
@@ -676,7 +836,7 @@ fn the_program_takes_less_than_a_second_for_a_hundred_containers() {
     std::fs::create_dir_all(host.path("/var/lib/nvstage/containers")).unwrap();
     for ctid in 101..201_u32 {
         let journal = journal(ctid);
-        let lines = [ENTRY, UVM, RULES[0], RULES[1]].join("\n");
+        let lines = lines().join("\n");
         let text = format!("arch: amd64\nrootfs: local:subvol-{ctid},size=8G\n{lines}\n");
         std::fs::write(host.path(&format!("/etc/pve/lxc/{ctid}.conf")), text).unwrap();
         let path = host.path(&format!("/var/lib/nvstage/containers/{ctid}.json"));

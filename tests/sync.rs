@@ -140,9 +140,107 @@ fn a_template_is_told_and_its_clone_is_brought_there() {
     farm.stop(&own);
     host.shell(&format!("pct template {own}")).code(0);
     host.load_module(NEXT);
-    let run = host.run(&["--json", "sync"]).code(10);
-    let (_, text) = Farm::said(&run, &own);
-    assert!(text.contains("a template cannot be changed"), "{text}");
+    for arguments in [&["--json", "sync", "--check"][..], &["--json", "sync"]] {
+        let (exit, text) = Farm::said(&host.run(arguments).code(0), &own);
+        assert!(exit == 0 && text.contains("which cannot be changed"), "{text}");
+    }
+    // Its clone has that driver, and no journal.
+    let (clone, made) = host.clone_of(&own, "--hostname worker");
+    made.code(0);
+    host.start(&clone);
+    for arguments in [&["--json", "sync", "--check"][..], &["--json", "sync"]] {
+        let (exit, text) = Farm::said(&host.run(arguments).code(10), &clone);
+        assert_eq!(exit, 10, "{text}");
+        let expected = "not managed by nvstage: driver 580.76.05, the kernel module is 580.95.05";
+        assert!(text.contains(expected) && text.contains("nvstage provision"), "{text}");
+    }
+    let recipe = farm.site.driver_only();
+    host.run(&["provision", &clone, "--gpus", "0", "--recipe", &recipe]).code(0);
+    assert_eq!(version_inside(host, &clone), NEXT);
+    host.run(&["sync", "--check"]).code(0);
+}
+
+/// What programs of NVIDIA's installer copy with: the next library `libcuda` is written to its half, at
+/// its whole size as the original does it, and there it sleeps.
+const HALF_WRITTEN: &str = r#"cat > /usr/local/bin/install <<'END'
+#!/bin/sh
+case $4 in
+  *libcuda.so.*)
+    head -c 1000 "$3" >"$4"
+    truncate -s "$(stat -c %s "$3")" "$4"
+    exec sleep 600 ;;
+esac
+exec /usr/bin/install "$@"
+END
+chmod 755 /usr/local/bin/install"#;
+
+#[test]
+fn a_run_that_is_killed_while_it_installs_is_incomplete_until_it_is_repaired_to_the_last_file() {
+    let farm = Farm::new();
+    let host = &farm.host;
+    let own = farm.container("installer");
+    let files = "ls /usr/lib/x86_64-linux-gnu /usr/bin | grep -e nvidia -e libcuda; true";
+    host.inside(&own, HALF_WRITTEN).code(0);
+    host.load_module(NEXT);
+    let mut child = host.nvstage().args(["sync"]).spawn().unwrap();
+    let sleeps = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -q 'slee[p] 600'";
+    support::eventually("a library is half-written", std::time::Duration::from_secs(60), || {
+        host.inside(&own, sleeps).code == 0
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // With it goes the installer.
+    host.shell(&format!("pct stop {own}")).code(0);
+    let expected = format!(
+        "{own}: incomplete: driver {NEXT} is not installed to the end\n  remedy: `nvstage provision {own}`"
+    );
+    for state in ["stopped", "running"] {
+        host.run(&["status", "--check"]).code(10).shows(&expected);
+        let (_, text) = Farm::said(&host.run(&["--json", "sync", "--check"]).code(10), &own);
+        assert!(text.contains("is not installed to the end"), "{state}: {text}");
+        if state == "stopped" {
+            host.start(&own);
+        }
+    }
+    host.inside(&own, "rm /usr/local/bin/install").code(0);
+
+    host.run(&["sync"]).code(0);
+    assert_eq!(version_inside(host, &own), NEXT);
+    host.run(&["status", "--check"]).code(0);
+    host.run(&["sync", "--check"]).code(0);
+    host.run(&["detach", &own, "--uninstall"]).code(0);
+    assert_eq!(host.inside(&own, files).stdout, "", "left by the run that was killed");
+}
+
+#[test]
+fn what_a_killed_installation_left_goes_with_the_driver_also_without_a_repair() {
+    let farm = Farm::new();
+    let host = &farm.host;
+    let ctid = host.container("unprivileged", &[]);
+    host.start(&ctid);
+    let files = "ls -d /var/lib/nvidia/* /usr/lib/x86_64-linux-gnu/* /usr/bin/* | grep -e nvidia -e libcuda; true";
+    // A library of the user's own, in the way.
+    let own = "/usr/lib/x86_64-linux-gnu/libcuda.so.1";
+    host.inside(&ctid, &format!("{HALF_WRITTEN}; echo own > {own}")).code(0);
+    let before = host.inside(&ctid, files).stdout;
+    let recipe = farm.site.driver_only();
+    let mut command = host.nvstage();
+    let mut child =
+        command.args(["provision", &ctid, "--gpus", "0", "--recipe", &recipe]).spawn().unwrap();
+    let sleeps = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -q 'slee[p] 600'";
+    support::eventually("a library is half-written", std::time::Duration::from_secs(60), || {
+        host.inside(&ctid, sleeps).code == 0
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    host.shell(&format!("pct stop {ctid}")).code(0);
+    host.start(&ctid);
+    host.run(&["detach", &ctid, "--uninstall"]).code(0);
+    let after = host.inside(&ctid, files).stdout;
+    let left: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
+    assert_eq!(left, [""; 0]);
+    assert_eq!(host.inside(&ctid, &format!("cat {own}")).stdout, "own\n");
+    host.run(&["status", "--check"]).code(0);
 }
 
 #[test]

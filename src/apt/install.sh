@@ -3,12 +3,12 @@
 # the network; $3 sha1 where a key that SHA-1 binds is to be accepted, or -; $4 pins path, $5 pins
 # text; $6 key path, $7 key text, $8 sources path, $9 sources text, empty where they are not
 # wanted; ${10} patterns of packages that must not come in, ${11} exceptions to them; ${12} lines of
-# files in the mirror that the host has read in this run: SHA-256, size, mtime, ctime, path; then the
-# packages, with a mirror as NAME=VERSION
+# files in the mirror that the host has read in this run: SHA-256, size, mtime, ctime, path; ${13} packages
+# that a run which was cut short has left, and that come along with others; then the packages, with a mirror as NAME=VERSION
 what=$1 mirror=$2 policy=$3
 pins=$4 pins_text=$5 key=$6 key_text=$7 sources=$8 sources_text=$9
-denied=${10} allowed=${11} read=${12}
-shift 12
+denied=${10} allowed=${11} read=${12} unfinished=${13}
+shift 13
 work=/run/nvstage-apt
 
 put() { # put PATH TEXT: replaced in one step, and only if it differs
@@ -27,10 +27,15 @@ put_all() { # the pins first: from the moment the repository is known, no driver
     put "$sources" "$sources_text"
   fi
 }
-# One at a time, also when nvstage was killed and this goes on. What apt starts does not keep the lock.
-exec 9>/run/.nvstage.lock
-command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
+# What apt starts does not keep the lock.
+take_turn 900
 wait_until_up 60
+settle_dpkg 300
+# apt marks what it is about to remove (dpkg `--set-selections`); after a removal that was cut short the
+# mark would have it removed later.
+for package in $unfinished; do
+  case $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) in [pr][!nc]*) echo "$package install" ;; esac
+done | dpkg --set-selections 9>&-
 
 # An empty place for packages: apt takes one that lies in its own by its size alone.
 archives=$work/archives
@@ -63,16 +68,9 @@ fi
 install_now() { apt -y --no-install-recommends --no-remove -o APT::Keep-Downloaded-Packages=false \
   -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install "$@" </dev/null; }
 
-# What an interrupted dpkg left behind is finished, or apt refuses everything.
-finish_dpkg() {
-  if [ -n "$(dpkg --audit)" ] || [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ]; then
-    dpkg --force-confdef --force-confold --configure -a </dev/null || :
-  fi
-}
 # The driver's library, before and after: no package may take its place.
 cuda_library() { ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*libcuda\.so\.1 .* => //p' | head -n 1 | xargs -r readlink -f; }
 library=$(cuda_library)
-[ "$mirror" != - ] || finish_dpkg
 
 # DPkg::Lock::Timeout is not for the lock on the lists, which the daily update holds after a boot.
 waited=0
@@ -167,19 +165,19 @@ if ! output=$(apt check </dev/null 2>&1); then
   refuse --fix-broken
   compare --fix-broken
   put_all
-  finish_dpkg
   adopt
   install_now --fix-broken
 fi
 refuse "$@"
 compare "$@"
 if [ "$what" = ask ]; then
+  # An upgrade has the old version in brackets.
+  printf '%s\n' "$simulated" | sed -n 's/^Inst \([^ ]*\) (.*/@nvstage new \1/p'
   say done
   exit 0
 fi
 
 put_all
-finish_dpkg
 adopt
 # Where apt fails and a repository has another release by now, its index was out of date.
 releases() { cat /var/lib/apt/lists/*InRelease 2>/dev/null | sha256sum; }
@@ -193,9 +191,13 @@ until install_now "$@"; do
   before=$(releases) left=$((left - 1))
   refuse "$@"
 done
-audit=$(dpkg --audit)
-if [ -n "$audit" ]; then
-  printf '%s\n' "$audit"
+# A removal forgets that they came because others need them.
+automatic=$(for package in $unfinished; do
+  case $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) in ?i*) echo "$package" ;; esac
+done)
+[ -z "$automatic" ] || apt-mark auto $automatic 9>&- || { say failed "apt-mark auto"; exit 1; }
+if is_dpkg_unfinished; then
+  dpkg --audit
   say failed "dpkg --audit"
   exit 1
 fi

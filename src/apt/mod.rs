@@ -4,6 +4,7 @@
 //! NVIDIA's repository is flat (`deb URL /`) and carries no `Suite`; its package `cuda-keyring`
 //! would put the repository above the distribution for every name and is therefore not used.
 
+pub mod base;
 pub mod diagnosis;
 pub mod existing;
 pub mod index;

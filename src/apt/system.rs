@@ -141,6 +141,42 @@ pub fn automatic(states: &str) -> BTreeSet<String> {
     marked.filter_map(|stanza| Some(stanza.get("Package")?.trim().to_owned())).collect()
 }
 
+/// How much of a package a system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// Its configuration files alone.
+    Configuration,
+    /// Some of it: an installation or a removal was cut short.
+    Partial,
+    /// All of it.
+    Installed,
+}
+
+/// Packages of which a system has something. A later stanza takes the place of an earlier one, so
+/// that the files of `/var/lib/dpkg/updates` count when they follow the status (dpkg
+/// `lib/dpkg/dbmodify.c`).
+pub fn presence(status: &str) -> BTreeMap<String, Presence> {
+    let mut by_architecture = BTreeMap::new();
+    for stanza in ParagraphReader::new(status.as_bytes()).flatten() {
+        let value = |field: &str| stanza.get(field).map(str::trim).unwrap_or_default().to_owned();
+        let presence = match value("Status").rsplit(' ').next() {
+            Some("not-installed") | None => None,
+            Some("config-files") => Some(Presence::Configuration),
+            Some("installed") => Some(Presence::Installed),
+            Some(_) => Some(Presence::Partial),
+        };
+        by_architecture.insert((value("Package"), value("Architecture")), presence);
+    }
+    let mut packages = BTreeMap::new();
+    for ((name, _), presence) in by_architecture {
+        if let Some(presence) = presence {
+            let most = packages.entry(name).or_insert(presence);
+            *most = presence.max(*most);
+        }
+    }
+    packages
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +210,33 @@ mod tests {
         assert_eq!((system.sources.len(), system.keys.len()), (2, 1));
         files.remove(STATUS);
         assert!(System::read("x", &files).is_err());
+    }
+
+    #[test]
+    fn a_later_stanza_says_how_much_of_a_package_is_there() {
+        let stanza = |name: &str, architecture: &str, status: &str| {
+            format!("Package: {name}\nStatus: {status}\nArchitecture: {architecture}\n\n")
+        };
+        let text = [
+            stanza("whole", "amd64", "install ok installed"),
+            stanza("removed", "all", "install ok installed"),
+            stanza("half", "amd64", "install ok installed"),
+            stanza("both", "amd64", "deinstall ok config-files"),
+            stanza("both", "i386", "hold ok installed"),
+            stanza("gone", "amd64", "install ok installed"),
+            // Written since.
+            stanza("half", "amd64", "install reinstreq half-installed"),
+            stanza("removed", "all", "deinstall ok config-files"),
+            stanza("gone", "amd64", "purge ok not-installed"),
+        ];
+        let expected = [
+            ("both", Presence::Installed),
+            ("half", Presence::Partial),
+            ("removed", Presence::Configuration),
+            ("whole", Presence::Installed),
+        ];
+        let found = presence(&text.concat());
+        assert!(found.iter().map(|(name, is)| (name.as_str(), *is)).eq(expected), "{found:?}");
     }
 
     #[test]

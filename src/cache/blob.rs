@@ -62,11 +62,24 @@ impl CachedArtifact {
         Ok(bytes)
     }
 
-    pub(super) fn hash(&self) -> Result<Digest> {
-        let hashed = hash_reader(self.open()?);
-        hashed.map(|(digest, _)| digest).map_err(|error| failed("read", &self.path, &error))
+    /// The digest of its content, and the stamp that it had before that and after.
+    pub(super) fn hash(&self) -> Result<(Digest, Stamp)> {
+        let fail = |error: std::io::Error| failed("read", &self.path, &error);
+        for _ in 0..HASHINGS {
+            let file = self.open()?;
+            let before = Stamp::of(&file.metadata().map_err(fail)?);
+            let (digest, _) = hash_reader(&file).map_err(fail)?;
+            // Of the path: another file may be there by now.
+            if before == Stamp::of(&fs::metadata(&self.path).map_err(fail)?) {
+                return Ok((digest, before));
+            }
+        }
+        Err(Error::host(format!("read `{}`: it changes all the time", self.path.display())))
     }
 }
+
+/// How often a file is hashed that another process gives a link, or changes, meanwhile.
+const HASHINGS: u32 = 5;
 
 /// What tells that a file is still the one that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +149,7 @@ fn read(record: &Path) -> Option<Stamp> {
     (record.version == RECORD_VERSION).then_some(record.stamp)
 }
 
-/// Records that the file was verified just now.
+/// Records that the file, which was written just now, was verified as it was written.
 pub(super) fn record(record: &Path, blob: &Path) -> Result<()> {
     let metadata = fs::metadata(blob).map_err(|error| failed("read", blob, &error))?;
     write(record, Stamp::of(&metadata))
@@ -173,7 +186,8 @@ fn set_use(record: &Path, used: SystemTime) -> std::io::Result<()> {
     OpenOptions::new().write(true).open(record)?.set_modified(used)
 }
 
-fn write(record: &Path, stamp: Stamp) -> Result<()> {
+/// Records that the file with this stamp was verified.
+pub(super) fn write(record: &Path, stamp: Stamp) -> Result<()> {
     let text = serde_json::to_vec(&Record { version: RECORD_VERSION, stamp })
         .map_err(|error| Error::general("write a record").because(error))?;
     files::replace(record, &text)

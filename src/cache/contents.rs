@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Cache;
 use super::locks::Locks;
-use super::reach::{Reach, Removal, freed, shown, total};
+use super::reach::{Reach, Removal, UsedDrivers, freed, shown, total};
 use super::scan::{Directory, LeftoverKind, Scan};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -67,10 +67,10 @@ impl Cache {
     ///
     /// # Errors
     /// A host error when a directory cannot be read.
-    pub fn contents(&self) -> Result<Contents> {
+    pub fn contents(&self, used: &UsedDrivers) -> Result<Contents> {
         let locks = self.locks()?;
         let scan = Scan::of(self)?;
-        Ok(Contents::of(&self.directory.to_string_lossy(), &scan, &locks))
+        Ok(Contents::of(&self.directory.to_string_lossy(), &scan, (&locks, used)))
     }
 }
 
@@ -81,8 +81,9 @@ pub(super) fn in_one_line(error: &Error) -> String {
 }
 
 impl Contents {
-    fn of(directory: &str, scan: &Scan, locks: &Locks) -> Self {
-        let reach = Reach::of(&locks.readable);
+    fn of(directory: &str, scan: &Scan, (locks, used): (&Locks, &UsedDrivers)) -> Self {
+        let mut reach = Reach::of(&locks.readable);
+        reach.keep_drivers(scan, used);
         let removals = reach.unreached(scan);
         let prunable_bytes = freed(removals.iter().flat_map(Removal::files));
         let listing = Listing { scan, reach: &reach };
@@ -139,6 +140,11 @@ impl Listing<'_> {
         let mut installers: BTreeMap<Digest, &str> = BTreeMap::new();
         for (_, lock) in locks {
             installers.insert(lock.installer.sha256, lock.installer.version.as_str());
+        }
+        for (digest, version) in &self.scan.drivers {
+            if self.reach.files.contains_key(digest) {
+                installers.insert(*digest, version);
+            }
         }
         let mut installers: Vec<_> = installers.into_iter().collect();
         installers.sort_by_key(|(_, version)| *version);
@@ -268,7 +274,8 @@ mod tests {
             readable: vec![("cuda.lock".to_owned(), lock)],
             unreadable: vec![Error::install("read the lock `x`").because("it is torn")],
         };
-        let contents = Contents::of("/cache", &scan, &locks);
+        let used = UsedDrivers::Known(BTreeMap::new());
+        let contents = Contents::of("/cache", &scan, (&locks, &used));
         let row = |thing: &Thing| {
             let used = thing.last_used.map_or("-".to_owned(), |time| time.to_string());
             format!(

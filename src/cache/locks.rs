@@ -90,8 +90,12 @@ impl Cache {
     /// A host error that names the file.
     pub fn write_lock(&self, lock: &Lock) -> Result<()> {
         let path = self.lock_directory().join(lock.own_file_name());
-        if read_lock(&path).is_ok_and(|old| old.as_ref() == Some(lock)) {
-            return Ok(());
+        self.believe(&lock.recipe, &lock.installer)?;
+        if let Ok(Some(old)) = read_lock(&path) {
+            if old == *lock {
+                return Ok(());
+            }
+            self.believe(&old.recipe, &old.installer)?;
         }
         files::replace(&path, lock.to_text().as_bytes())
     }

@@ -11,6 +11,7 @@
 //! apt-v1/<hex>/              a partial mirror, its files linked from blobs
 //! locks-v1/<name>.lock      what a recipe resolved to
 //! accepted-v1/<hex>         the release of a repository that was accepted last
+//! believed-v1/<hex>         an installer without a pin, by its first digest
 //! import-v1/                imports under way
 //! import-v1/.tmp-<random>/   a bundle's files while they are looked at
 //! ```
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use crate::apt::mirror::Layout;
 use crate::artifact::Artifact;
-use crate::digest::{Digest, hash_reader};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events, Silent};
 use crate::fetch::{Fetched, Fetcher, Partial};
@@ -37,6 +38,7 @@ use crate::host::cancel::Cancel;
 use crate::host::files::{self, Lock, failed};
 
 mod accepted;
+mod believed;
 mod blob;
 mod contents;
 mod decompress;
@@ -62,6 +64,7 @@ pub use index::TreeFile;
 pub use locks::{Locks, read_lock};
 pub use mirror::Workspace;
 pub use prune::{Prune, Pruned, Removed};
+pub use reach::UsedDrivers;
 pub use staging::{Arrived, Arriving};
 pub use tree::Tree;
 pub use verify::{Damaged, Missing, Part, Verified};
@@ -78,7 +81,7 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory holds downloads of nvstage. They can be had again.\n";
 
 /// The directories that every cache has.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "blobs-v1/sha256",
     "partial-v1",
     "verified-v1",
@@ -86,6 +89,7 @@ const PARTS: [&str; 8] = [
     "apt-v1",
     "locks-v1",
     "accepted-v1",
+    "believed-v1",
     "import-v1",
 ];
 
@@ -260,8 +264,11 @@ impl Cache {
             blob::note_use(&record);
             return Ok(Some(found));
         }
-        if metadata.is_file() && found.hash()? == *digest {
-            blob::record(&record, &path)?;
+        if metadata.is_file()
+            && let (same, stamp) = found.hash()?
+            && same == *digest
+        {
+            blob::write(&record, stamp)?;
             return Ok(Some(found));
         }
         self.remove_damaged(digest, events)?;
@@ -417,15 +424,18 @@ impl Cache {
     pub fn store(&self, bytes: &[u8]) -> Result<CachedArtifact> {
         let digest = Digest::of(bytes);
         let path = self.blob(&digest);
-        let intact =
-            fs::File::open(&path).and_then(hash_reader).is_ok_and(|(found, _)| found == digest);
-        if !intact {
-            files::remove_file(&path)?;
-            files::replace(&path, bytes)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
-                .map_err(|error| failed("finish", &path, &error))?;
+        let stored = CachedArtifact::new(path.clone(), digest, bytes.len() as u64);
+        if let Ok((found, stamp)) = stored.hash()
+            && found == digest
+        {
+            blob::write(&self.record(&digest), stamp)?;
+            return Ok(stored);
         }
+        files::remove_file(&path)?;
+        files::replace(&path, bytes)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+            .map_err(|error| failed("finish", &path, &error))?;
         blob::record(&self.record(&digest), &path)?;
-        Ok(CachedArtifact::new(path, digest, bytes.len() as u64))
+        Ok(stored)
     }
 }

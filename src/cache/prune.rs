@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::contents::{bytes, in_one_line};
-use super::reach::{Reach, Removal, freed, total};
+use super::reach::{Reach, Removal, UsedDrivers, freed, total};
 use super::scan::{Directory, LeftoverKind, Scan};
 use super::{Cache, ExclusiveCache, mirror, tree};
 use crate::digest::Digest;
@@ -77,7 +77,7 @@ impl Pruned {
 }
 
 impl ExclusiveCache {
-    /// Removes what no lock reaches: files with their records, unpacked installers, partial
+    /// Removes what no lock reaches and no container's driver needs: files with their records, unpacked installers, partial
     /// mirrors, partial downloads, and what killed runs left. It may be stopped at any point: what
     /// is kept stays whole and verified.
     ///
@@ -88,7 +88,7 @@ impl ExclusiveCache {
     /// # Errors
     /// Install error while a lock cannot be read, because what it reaches would be lost; a host
     /// error when something cannot be removed; the interruption.
-    pub fn prune(&self, mode: Prune) -> Result<Pruned> {
+    pub fn prune(&self, mode: Prune, used: &UsedDrivers) -> Result<Pruned> {
         let cache = self.cache();
         let locks = cache.locks()?;
         if !locks.unreadable.is_empty() {
@@ -100,7 +100,8 @@ impl ExclusiveCache {
                 .hint("or remove that file: what it alone keeps is removed then"));
         }
         let scan = Scan::of(cache)?;
-        let reach = Reach::of(&locks.readable);
+        let mut reach = Reach::of(&locks.readable);
+        reach.keep_drivers(&scan, used);
         let mut removals = Vec::new();
         for removal in reach.unreached(&scan) {
             if is_free(&removal)? {

@@ -20,6 +20,15 @@ pub(super) struct Kept {
     pub(super) locks: Vec<String>,
 }
 
+/// Which versions of the driver containers have, and which containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UsedDrivers {
+    /// By version.
+    Known(BTreeMap<String, Vec<String>>),
+    /// It cannot be told: any may be used.
+    Unknown,
+}
+
 /// Every file that the locks of a cache name.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
@@ -54,9 +63,26 @@ impl Reach {
                 }
             }
             // Of the layout only paths and blobs count: they depend on the lock alone.
-            reach.layouts.push(mirror::layout(lock, "", &BTreeMap::new(), ""));
+            let parts = lock.wanted().into_iter().map(|wants| lock.part(wants));
+            reach.layouts.extend(parts.map(|part| mirror::layout(&part, "", &BTreeMap::new(), "")));
         }
         reach
+    }
+
+    /// Keeps also the installers of drivers that containers have: what a lock had of them before it
+    /// got another version repairs them.
+    pub(super) fn keep_drivers(&mut self, scan: &Scan, used: &UsedDrivers) {
+        for (digest, version) in &scan.drivers {
+            let by = match used {
+                UsedDrivers::Known(used) => used.get(version).cloned().unwrap_or_default(),
+                UsedDrivers::Unknown => vec!["a container, perhaps".to_owned()],
+            };
+            if by.is_empty() || self.files.contains_key(digest) {
+                continue;
+            }
+            let name = format!("driver {version}");
+            self.files.insert(*digest, Kept { name, locks: by });
+        }
     }
 
     /// The locks that name a file.

@@ -94,7 +94,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Answer> {
             Answer::Directory(Directory { schema: 1, directory })
         }
         Action::List => {
-            let mut contents = Cache::open(&path, &host.cancel)?.contents()?;
+            let used = shared::used_drivers(&host.paths)?;
+            let mut contents = Cache::open(&path, &host.cancel)?.contents(&used)?;
             for image in shared::list(host, events)? {
                 match image.kept_by.is_empty() {
                     true => contents.prunable_bytes += image.bytes,
@@ -128,7 +129,7 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Answer> {
                     (Pruned::nothing(directory, mode), images)
                 }
                 None => {
-                    let pruned = cache.prune(mode)?;
+                    let pruned = cache.prune(mode, &shared::used_drivers(&host.paths)?)?;
                     let images = shared::prune(host, mode).map_err(|error| pruned.told(error))?;
                     (pruned, images)
                 }

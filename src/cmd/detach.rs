@@ -2,11 +2,14 @@
 
 use clap::Args;
 
-use super::{BatchArguments, Context, RuntimeArgument, select};
+use super::{BatchArguments, Context, ForeseenRestart, RestartArguments, RuntimeArgument, select};
 use crate::ctid::Ctid;
 use crate::engine::batch::Entry;
-use crate::engine::detach::{self, Removal};
+use crate::engine::detach::{self, Manner, Removal};
+use crate::engine::pending;
+use crate::engine::survey::Configuration;
 use crate::error::Result;
+use crate::host::runlog::RunLog;
 use crate::report::{ContainerReport, Report};
 use crate::runtime::{self, Runtime, Session};
 
@@ -27,6 +30,8 @@ pub struct Arguments {
     runtime: RuntimeArgument,
     #[command(flatten)]
     batch: BatchArguments,
+    #[command(flatten)]
+    restarts: RestartArguments,
 }
 
 /// Runs the verb.
@@ -41,6 +46,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         (false, false) => Removal::Devices,
     };
     let ctids = select(&arguments.containers, Some(&*runtime))?;
+    let foreseen = || ctids.iter().filter_map(|ctid| foreseen(context, &*runtime, ctid, removal));
+    let restarts = arguments.restarts.decide(context, || foreseen().collect())?;
     let batch = arguments.batch.batch(context, ctids.len());
     let entry = |ctid: Ctid| match runtime.locate(&ctid) {
         Ok(_) => (ctid, Entry::Ready(())),
@@ -53,18 +60,26 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
     let reports = batch.run(
         ctids.into_iter().map(entry).collect(),
         |ctid| context.try_lock(ctid),
-        |ctid, (), _lock| one(context, &*runtime, ctid, removal),
+        |ctid, (), _lock| {
+            let log = context.log(ctid);
+            let session = Session { host: context.host, runtime: &*runtime, ctid, log: &log };
+            let manner = Manner { removal, on_restart: restarts.of(ctid) };
+            detach::run(&session, context.events, manner)
+        },
     );
     Ok(Report::new("detach", reports))
 }
 
-fn one(
+/// Whether a container is going to be restarted; what is wrong with it is said when it is worked on.
+fn foreseen(
     context: &Context<'_>,
     runtime: &dyn Runtime,
     ctid: &Ctid,
     removal: Removal,
-) -> ContainerReport {
-    let log = context.log(ctid);
+) -> Option<ForeseenRestart> {
+    let log = RunLog::none();
     let session = Session { host: context.host, runtime, ctid, log: &log };
-    detach::run(&session, context.events, removal)
+    let why = detach::foreseen_restart(&session, removal).ok()??;
+    let applies = Configuration::read(&session).map(|read| pending::changes(&read));
+    Some(ForeseenRestart { container: ctid.clone(), why, applies: applies.unwrap_or_default() })
 }

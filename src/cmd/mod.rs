@@ -14,6 +14,7 @@ pub mod provision;
 mod recipes;
 pub mod refresh;
 mod request;
+mod restarts;
 pub mod status;
 pub mod sync;
 mod targets;
@@ -27,6 +28,7 @@ use clap::{Args, ValueEnum};
 
 pub use self::recipes::{RecipeContent, RecipeFiles};
 pub use self::request::{RequestValue, ValueSource, Wanted};
+pub use self::restarts::{Answer, Confirm, ForeseenRestart, RestartArguments, Unasked};
 pub use self::targets::{RuntimeArgument, Target, TargetArguments, select};
 
 use self::request::{Named, Request};
@@ -45,6 +47,7 @@ use crate::fetch::{FetchOptions, Fetcher, Network};
 use crate::host::Host;
 use crate::host::files::{self, Lock};
 use crate::host::runlog::RunLog;
+use crate::journal::Journal;
 use crate::recipe::{CudaMethod, Overrides, Recipe, Userland};
 use crate::report::ContainerReport;
 
@@ -55,6 +58,8 @@ pub struct Context<'a> {
     pub host: &'a Host,
     /// Who hears of what happens.
     pub events: &'a dyn Events,
+    /// Who is asked before running containers are restarted.
+    pub confirm: &'a dyn Confirm,
     /// The name of this run, for its logs.
     pub run: String,
 }
@@ -239,7 +244,24 @@ impl RecipeArguments {
     /// # Errors
     /// Invalid input.
     pub fn resolve(&self, context: &Context<'_>) -> Result<Recipe> {
-        let (recipe, _) = Request::new(context, self)?.recipe(&Named::default(), None)?;
+        self.resolve_for(context, None)
+    }
+
+    /// The recipe for a container with this journal.
+    ///
+    /// # Errors
+    /// Invalid input.
+    pub fn resolve_for(&self, context: &Context<'_>, journal: Option<&Journal>) -> Result<Recipe> {
+        let (recipe, _) = Request::new(context, self)?.recipe(&Named::default(), journal)?;
+        Ok(recipe)
+    }
+
+    /// The recipe for what a container with this journal has.
+    ///
+    /// # Errors
+    /// Invalid input.
+    fn of_container(&self, context: &Context<'_>, journal: &Journal) -> Result<Recipe> {
+        let (recipe, _) = Request::new(context, self)?.recipe(&Named::default(), Some(journal))?;
         Ok(recipe)
     }
 

@@ -5,8 +5,8 @@ use clap::Args;
 
 use super::provision;
 use super::{
-    BatchArguments, Context, MirrorArguments, RecipeArguments, RuntimeArgument, SourceArguments,
-    TargetArguments,
+    BatchArguments, Context, MirrorArguments, RecipeArguments, RestartArguments, RuntimeArgument,
+    SourceArguments, TargetArguments,
 };
 use crate::error::Result;
 use crate::phoenix::PhoenixRequest;
@@ -54,7 +54,8 @@ pub fn run(
         mirror: MirrorArguments::default(),
         batch: BatchArguments::default(),
         stage: provision::StageArgument::Mount,
-        restore_state: false,
+        restarts: RestartArguments { yes: true, no_restart: false },
+        start: true,
         adopt: false,
         installer_timeout: provision::INSTALLER_TIMEOUT,
     };

@@ -12,11 +12,16 @@ use super::{
 };
 use crate::apt::existing::Change;
 use crate::apt::{self, AptFile};
+use crate::artifact::Artifact;
+use crate::container::config::PendingChange;
 use crate::container::passthrough::DriverLines;
+use crate::container::problems::{self, HostDevices};
 use crate::ctid::Ctid;
 use crate::diff;
+use crate::engine::conflicts;
 use crate::engine::driver::{self, Package};
 use crate::engine::existing_sources::{self, Need};
+use crate::engine::pending;
 use crate::engine::seen::Seen;
 use crate::engine::sharing::{self, Share};
 use crate::engine::stock;
@@ -30,6 +35,7 @@ use crate::fetch::Network;
 use crate::host::devices::Inventory;
 use crate::host::rootfs::ContainerRoot;
 use crate::host::runlog::RunLog;
+use crate::journal::Journal;
 use crate::plan::{DriverState, Intent, Plan, Power, Situation};
 use crate::recipe::{CudaMethod, Userland};
 use crate::runtime::{Runtime, Session};
@@ -228,10 +234,10 @@ fn one(
     let outside = with_cuda.as_ref().unwrap_or(outside);
     let (artifact, driver) =
         supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
-    let seen = match outside.pid {
-        Some(pid) => Some(look(&session, wish, (driver.as_ref(), &known), pid)?),
-        None => None,
-    };
+    supplies.refuse_unpinned(&artifact)?;
+    let before = outside.before.as_ref();
+    let inside = |pid| look(&session, wish, (driver.as_ref(), &known), pid, before);
+    let seen = outside.pid.map(inside).transpose()?;
     let mut result = ContainerPlan::new(ctid);
     let apt = match (&seen, outside.pid) {
         (Some((facts, _)), Some(pid)) => {
@@ -256,27 +262,113 @@ fn one(
         edit: &outside.edit,
         reach: outside.reach,
         is_running: outside.pid.is_some(),
+        pending: outside.pending_restart(),
         inside: seen.as_ref().map(|(facts, state)| (facts, state)),
         answering: &answering,
         sharing: &known.sharing,
     };
     let plan = Plan::compute(&intent, &situation);
-    let needs_installer = plan.driver.changes() || known.sharing.driver;
-    if driver.is_none() && needs_installer && known.images.driver.is_none() {
-        result.downloads.insert(0, Download { name: artifact.name, bytes: artifact.size });
-    }
-    if plan.driver.changes() {
-        let package = driver.as_ref().map(|driver| Package {
-            recipe: &wish.recipe,
-            driver,
-            version: &wish.version,
-        });
-        result.bytes_to_write = package.map(driver::bytes_to_write);
-    }
+    let refused = seen
+        .as_ref()
+        .and_then(|(facts, _)| conflicts::second_driver(&plan, outside.ways.userland, facts));
+    refused.map_or(Ok(()), Err)?;
+    let foresight = Foresight { context, supplies, wish, outside, known: &known, plan: &plan };
+    foresight.bytes(&mut result, artifact, driver.as_ref());
     describe(&mut result, outside, &plan);
+    foresight.troubles(&mut result, seen.as_ref().map(|(facts, _)| facts))?;
     result.request = not_named(wish, outside);
     result.parts.extend(apt.part());
+    result.parts.extend(troubles(context, wish, outside));
     Ok(result)
+}
+
+/// What the plan of a container is made from.
+struct Foresight<'a> {
+    context: &'a Context<'a>,
+    supplies: &'a Supplies<'a>,
+    wish: &'a Wish,
+    outside: &'a Outside,
+    known: &'a Known,
+    plan: &'a Plan,
+}
+
+impl Foresight<'_> {
+    /// Bytes to download and to write.
+    fn bytes(&self, result: &mut ContainerPlan, artifact: Artifact, driver: Option<&Driver>) {
+        let Self { wish, known, plan, .. } = *self;
+        let needs_installer = plan.driver.changes() || known.sharing.driver;
+        if driver.is_none() && needs_installer && known.images.driver.is_none() {
+            result.downloads.insert(0, Download { name: artifact.name, bytes: artifact.size });
+        }
+        if plan.driver.changes() {
+            let (recipe, version) = (&wish.recipe, &wish.version);
+            let package = driver.map(|driver| Package { recipe, driver, version });
+            result.bytes_to_write = package.map(driver::bytes_to_write);
+        }
+    }
+
+    /// What would fail, or come in addition, as far as it can be told before anything is done.
+    fn troubles(&self, result: &mut ContainerPlan, facts: Option<&Facts>) -> Result<()> {
+        let Self { context, supplies, wish, outside, known, plan } = *self;
+        let mut foreseen = absent_nodes(context, outside);
+        if let Some(facts) = facts.filter(|_| plan.packages.changes()) {
+            foreseen.extend(unlisted(wish, supplies, &facts.distribution, known.apt.packages())?);
+        }
+        if outside.ways.cuda == CudaMethod::Share && outside.cuda.is_none() {
+            let text = "the lines for CUDA come in addition, when its image is known";
+            foreseen.push(text.to_owned());
+        }
+        result.parts.extend(foreseen.into_iter().map(|text| ("foreseen", text)));
+        Ok(())
+    }
+}
+
+/// Devices of the configuration whose node this host does not have: Proxmox VE does not start a
+/// container with one (`PVE::LXC`, `device_passthrough`).
+fn absent_nodes(context: &Context<'_>, outside: &Outside) -> Vec<String> {
+    let devices = outside.edit.config.devices().into_iter();
+    let absent = devices.filter(|device| !context.host.paths.host_path(&device.path).exists());
+    absent
+        .map(|device| {
+            let (key, path) = (device.key, device.path);
+            format!("`{key}: {path}` names no node of this host: the container cannot start")
+        })
+        .collect()
+}
+
+/// The packages that no repository of the cache lists. The indexes may be out of date.
+fn unlisted(
+    wish: &Wish,
+    supplies: &Supplies<'_>,
+    distribution: &str,
+    packages: &[String],
+) -> Result<Vec<String>> {
+    let known = supplies.known_packages(&wish.recipe, distribution, wish.architecture)?;
+    let Some((date, known)) = known else {
+        return Ok(Vec::new());
+    };
+    let unlisted = packages.iter().filter(|name| !known.contains(*name));
+    let text = |name: &String| {
+        format!(
+            "`{name}` is in no repository as the cache has them, of {date}: apt cannot install it"
+        )
+    };
+    Ok(unlisted.map(text).collect())
+}
+
+/// What is pending about devices, and what of the configuration cannot work after the edit.
+fn troubles(
+    context: &Context<'_>,
+    wish: &Wish,
+    outside: &Outside,
+) -> impl Iterator<Item = (&'static str, String)> {
+    let pending = outside.configuration.config.pending().into_iter();
+    let pending = pending.filter(PendingChange::is_of_device);
+    let pending = pending.map(|change| ("pending", format!("at the next start {change}")));
+    let exists = |path: &str| context.host.paths.host_path(path).exists();
+    let host = HostDevices { nodes: &wish.inventory.nodes, exists: &exists };
+    let problems = problems::problems(&outside.edit.config.at_next_start(), host).into_iter();
+    pending.chain(problems.map(|problem| ("problem", problem.to_string())))
 }
 
 /// What the plan says, beside the bytes.
@@ -290,6 +382,12 @@ fn describe(result: &mut ContainerPlan, outside: &Outside, plan: &Plan) {
     result.changes = plan.changes();
     result.exit = if plan.changes() { ExitCode::Differs } else { ExitCode::Done };
     result.parts = parts(plan);
+    if result.restart {
+        let applied = pending::changes(read).into_iter();
+        result
+            .parts
+            .extend(applied.map(|change| ("pending", format!("with the restart {change}"))));
+    }
     let adopted = outside.adopted().len();
     if adopted > 0 {
         let what =
@@ -326,6 +424,7 @@ fn look(
     wish: &Wish,
     (driver, known): (Option<&Driver>, &Known),
     pid: u32,
+    before: Option<&Journal>,
 ) -> Result<(Facts, DriverState)> {
     let packages = known.apt.packages();
     let look = Look { wait: 30, nodes: &wish.nodes, packages, checks: &[] };
@@ -340,7 +439,7 @@ fn look(
             let mut seen = Seen::load(&session.host.paths, session.ctid);
             driver::state(&root, package, &mut seen)
         }
-        None => survey::recorded_driver(&root, &wish.version),
+        None => survey::recorded_driver(&root, &wish.version, before),
     };
     Ok((facts, state))
 }
@@ -373,7 +472,11 @@ fn apt_files(
         return Ok(Apt::default());
     }
     let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
-    let lock = supplies.stock(recipe, &facts.distribution, facts.architecture)?;
+    let lock = match supplies.stock(recipe, &facts.distribution, facts.architecture) {
+        // Nothing is wanted of it.
+        Err(_) if facts.is_complete(known.apt.packages(), &files) => None,
+        found => found?,
+    };
     let versions =
         lock.map(|lock| stock::versions(&lock, known.apt.packages())).unwrap_or_default();
     let is_offline = supplies.fetcher.network() == Network::Forbidden;
@@ -400,6 +503,7 @@ fn parts(plan: &Plan) -> Vec<(&'static str, String)> {
         Power::Keep => "unchanged: no restart needed".to_owned(),
         Power::Start => "change: start it".to_owned(),
         Power::Restart(why) => format!("change: restart it, {why}"),
+        Power::Pending(why) => format!("pending: restart it, {why}"),
     };
     let mut parts = vec![("passthrough", plan.passthrough.to_string()), ("power", power)];
     parts.extend(plan.share.as_ref().map(|share| ("share", share.to_string())));

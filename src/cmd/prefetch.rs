@@ -7,11 +7,13 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
+use super::targets::journal_of;
 use super::{Context, RecipeArguments, RuntimeArgument, SourceArguments, Stores, select};
 use crate::apt::system::System;
 use crate::architecture::Architecture;
 use crate::artifact::Trust;
 use crate::cache;
+use crate::ctid::Ctid;
 use crate::engine::closure::{self, Request, Sha1Bound};
 use crate::engine::locked;
 use crate::engine::metadata::Older;
@@ -102,7 +104,7 @@ struct Group {
 /// # Errors
 /// Invalid input, host or install error.
 pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Prefetched> {
-    let recipe = arguments.recipe.resolve(context)?;
+    let recipe = recipe(context, arguments)?;
     let groups = groups(context, arguments, &recipe)?;
     let stores = Stores::open(context, &arguments.sources)?;
     let supplies = stores.supplies(context);
@@ -120,6 +122,38 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Prefetched> {
         false => work.fresh(groups, &mut result)?,
     }
     Ok(result)
+}
+
+/// The recipe that is named, or that of the containers that are fetched for.
+///
+/// # Errors
+/// Invalid input, also where the containers have different ones.
+fn recipe(context: &Context<'_>, arguments: &Arguments) -> Result<Recipe> {
+    let runtime = runtime::choose(context.host, arguments.runtime.into()).ok();
+    let runtime = runtime.as_deref();
+    let mut known: Option<(Ctid, Recipe)> = None;
+    for target in each(&arguments.targets, runtime)? {
+        let is_file = Path::new(&target).exists();
+        let Some(ctid) = Ctid::parse(&target).ok().filter(|_| !is_file) else { continue };
+        let Some(journal) = journal_of(context, runtime, &ctid)? else { continue };
+        let recipe = arguments.recipe.of_container(context, &journal)?;
+        match &known {
+            Some((first, other)) if fetches(other) != fetches(&recipe) => {
+                return Err(Error::input(format!(
+                    "choose a recipe: containers {first} and {ctid} have different ones"
+                ))
+                .hint("`--recipe` names one; or fetch for each of them by itself"));
+            }
+            Some(_) => {}
+            None => known = Some((ctid, recipe)),
+        }
+    }
+    known.map_or_else(|| arguments.recipe.resolve(context), |(_, recipe)| Ok(recipe))
+}
+
+/// What of a recipe says which files are fetched.
+fn fetches(recipe: &Recipe) -> (&str, &str, &[String]) {
+    (recipe.origin(), recipe.name(), recipe.settings())
 }
 
 /// What is named, with a container of its own in the place of each range.

@@ -6,24 +6,24 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    BatchArguments, Context, MirrorArguments, RecipeArguments, SourceArguments, Stores, Target,
-    TargetArguments,
+    BatchArguments, Context, ForeseenRestart, MirrorArguments, RecipeArguments, RestartArguments,
+    SourceArguments, Stores, Target, TargetArguments,
 };
-use crate::container::config::LxcConfig;
 use crate::container::passthrough::DriverLines;
 use crate::ctid::Ctid;
 use crate::engine::batch::{Batch, Ended, Entry};
+use crate::engine::pending::{self, OnRestart};
 use crate::engine::provision::{self, Manner, Means};
-use crate::engine::sharing;
 use crate::engine::supplies::{Driver, Supplies};
-use crate::engine::survey;
+use crate::engine::survey::{self, Outside};
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
+use crate::engine::{before, journal, sharing};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::host::devices::Inventory;
-use crate::host::files::Lock;
 use crate::host::runlog::RunLog;
 use crate::recipe::Recipe;
+use crate::remedy;
 use crate::report::{ContainerReport, Outcome, Report, Step};
 use crate::runtime::{Runtime, Session};
 
@@ -43,9 +43,11 @@ pub struct Arguments {
     /// How the installer gets inside: mount (nothing is copied), or push
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = StageArgument::Mount)]
     pub(crate) stage: StageArgument,
-    /// Stop a container again at the end that was stopped before
+    #[command(flatten)]
+    pub(crate) restarts: RestartArguments,
+    /// Leave a container running that was stopped before; it is stopped again otherwise
     #[arg(long)]
-    pub(crate) restore_state: bool,
+    pub(crate) start: bool,
     /// Take out lines that bring a driver of the host's by another way; detach puts them back
     #[arg(long)]
     pub(crate) adopt: bool,
@@ -80,10 +82,11 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
             StageArgument::Mount => Stage::Mount,
             StageArgument::Push => Stage::Push,
         },
-        at_the_end: match arguments.restore_state {
-            true => AtTheEnd::RestoreState,
-            false => AtTheEnd::KeepRunning,
+        at_the_end: match arguments.start {
+            true => AtTheEnd::KeepRunning,
+            false => AtTheEnd::StopAgain,
         },
+        on_restart: OnRestart::Restart,
         rules: arguments.mirror.rules(),
         installer_limit: Duration::from_secs(arguments.installer_timeout.into()),
     };
@@ -92,10 +95,11 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
     let supplies = &stores.supplies(context);
     let work = Work { context, runtime: &*runtime, supplies, manner, driver_lines };
     let batch = arguments.batch.batch(context, targets.len());
-    Ok(Report::new("provision", work.carry_out(&targets, &batch)))
+    Ok(Report::new("provision", work.carry_out(&targets, &arguments.restarts, &batch)?))
 }
 
 /// What is the same for every container of a run.
+#[derive(Clone, Copy)]
 struct Work<'a> {
     context: &'a Context<'a>,
     runtime: &'a dyn Runtime,
@@ -109,10 +113,12 @@ const FEW: usize = 4;
 
 /// What becomes of one container before anything is fetched.
 enum Prepared {
-    /// What is wanted for it, and the configuration that it gets for that.
-    Ready(Box<Wish>, Box<LxcConfig>),
+    /// What is wanted for it, and what it is.
+    Ready(Box<Wish>, Box<Outside>),
     /// A request to stop came first.
     NotReached,
+    /// It cannot be worked on, and a killed run has left it started or stopped.
+    Refused(Error),
     Ended(ContainerReport),
 }
 
@@ -120,25 +126,52 @@ enum Prepared {
 type Drivers = Vec<(Arc<Recipe>, Result<Driver>)>;
 
 impl Work<'_> {
-    fn carry_out(&self, targets: &[Target], batch: &Batch<'_>) -> Vec<ContainerReport> {
+    fn carry_out(
+        &self,
+        targets: &[Target],
+        restarts: &RestartArguments,
+        batch: &Batch<'_>,
+    ) -> Result<Vec<ContainerReport>> {
         let inventory = Inventory::read(&self.context.host.paths).map(Arc::new);
         let prepared: Vec<(&Ctid, Prepared)> =
             targets.iter().map(|target| (&target.ctid, self.prepare(&inventory, target))).collect();
         self.tell_of_sharing(&prepared);
+        let restarts = restarts.decide(self.context, || self.foreseen(&prepared))?;
         let drivers = self.drivers(&prepared);
         let entry = |(ctid, prepared): (&Ctid, Prepared)| {
             let entry = match prepared {
-                Prepared::Ready(wish, _) => Entry::Ready(wish),
+                Prepared::Ready(wish, _) => Entry::Ready(Ok(wish)),
+                Prepared::Refused(error) => Entry::Ready(Err(error)),
                 Prepared::NotReached => Entry::NotReached,
                 Prepared::Ended(report) => Entry::Ended(report),
             };
             (ctid.clone(), entry)
         };
-        batch.run(
+        Ok(batch.run(
             prepared.into_iter().map(entry).collect(),
             |ctid| self.context.try_lock(ctid),
-            |ctid, wish, lock| self.one(ctid, wish, (&drivers, lock)),
-        )
+            |ctid, wish, _lock| {
+                let wish = wish.as_deref().map_err(Error::clone);
+                let manner = Manner { on_restart: restarts.of(ctid), ..self.manner };
+                Work { manner, ..*self }.one(ctid, wish, &drivers)
+            },
+        ))
+    }
+
+    /// The running containers that are going to be restarted.
+    fn foreseen(&self, prepared: &[(&Ctid, Prepared)]) -> Vec<ForeseenRestart> {
+        let Self { context, runtime, .. } = *self;
+        let log = RunLog::none();
+        let mut foreseen = Vec::new();
+        for (ctid, prepared) in prepared {
+            let Prepared::Ready(wish, outside) = prepared else { continue };
+            let session = Session { host: context.host, runtime, ctid, log: &log };
+            if let Some(why) = outside.foreseen_restart(&session, wish) {
+                let applies = pending::changes(&outside.configuration);
+                foreseen.push(ForeseenRestart { container: (*ctid).clone(), why, applies });
+            }
+        }
+        foreseen
     }
 
     /// Everything that can be refused without looking inside, before gigabytes are fetched.
@@ -160,20 +193,27 @@ impl Work<'_> {
                 Some(wish) => {
                     let wish = wish.with_driver_lines(self.driver_lines);
                     let outside = survey::outside(&session, &wish, None)?;
-                    Ok(Some((Box::new(wish), Box::new(outside.edit.config))))
+                    Ok(Some((Box::new(wish), Box::new(outside))))
                 }
                 None => Ok(None),
             });
         match wish {
-            Ok(Some((wish, config))) => Prepared::Ready(wish, config),
+            Ok(Some((wish, outside))) => Prepared::Ready(wish, outside),
             Ok(None) => {
                 let mut report = ContainerReport::new(ctid);
                 let why = "no GPU is assigned, nothing to do".to_owned();
                 report.add(Step::Passthrough, Outcome::Unchanged(why), Duration::ZERO);
                 Prepared::Ended(report)
             }
+            Err(error) if self.has_power_to_put_back(ctid) => Prepared::Refused(error.on(ctid)),
             Err(error) => Prepared::Ended(ContainerReport::failed(ctid, error.on(ctid))),
         }
+    }
+
+    /// True if a killed run has started or stopped the container.
+    fn has_power_to_put_back(&self, ctid: &Ctid) -> bool {
+        let known = journal::load(&self.context.host.paths, ctid);
+        matches!(known, Ok(Some(journal)) if journal.was.is_some())
     }
 
     /// Says which others have a container's GPUs too, now or after this run: of a few containers for
@@ -183,8 +223,8 @@ impl Work<'_> {
         let mut planned = Vec::new();
         let mut wishes = Vec::new();
         for (ctid, prepared) in prepared {
-            if let Prepared::Ready(wish, config) = prepared {
-                planned.push((*ctid, &**config));
+            if let Prepared::Ready(wish, outside) = prepared {
+                planned.push((*ctid, &outside.edit.config));
                 wishes.push((*ctid, &**wish));
             }
         }
@@ -201,7 +241,7 @@ impl Work<'_> {
             let (count, of) = (all.len(), wishes.len());
             all.into_iter().for_each(|text| events.emit(Event::Detail { text }));
             let text =
-                format!("{count} of {of} containers share a GPU: `nvstage gpus` shows which");
+                format!("{count} of {of} containers share a GPU: `{}` shows which", remedy::gpus());
             events.emit(Event::Note { text });
         }
     }
@@ -230,19 +270,21 @@ impl Work<'_> {
         Ok(driver)
     }
 
-    /// The lock is held until its job is done.
-    fn one(&self, ctid: &Ctid, wish: &Wish, given: (&Drivers, Lock)) -> ContainerReport {
-        let (drivers, _lock) = given;
-        let of_recipe = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe);
+    fn one(&self, ctid: &Ctid, wish: Result<&Wish>, drivers: &Drivers) -> ContainerReport {
         let Self { context, runtime, supplies, manner, .. } = *self;
-        let report = match of_recipe.map(|(_, driver)| driver) {
-            Some(Ok(driver)) => {
-                let log = context.log(ctid);
-                let session = Session { host: context.host, runtime, ctid, log: &log };
+        let log = context.log(ctid);
+        let session = Session { host: context.host, runtime, ctid, log: &log };
+        let prepared = wish.and_then(|wish| {
+            let of_recipe = drivers.iter().find(|(recipe, _)| *recipe == wish.recipe);
+            let missing = || Error::general("prepare its installer");
+            let (_, driver) = of_recipe.ok_or_else(missing)?;
+            Ok((wish, driver.as_ref().map_err(Error::clone)?))
+        });
+        let report = match prepared {
+            Ok((wish, driver)) => {
                 provision::run(&session, &Means { wish, driver, supplies, manner })
             }
-            Some(Err(error)) => ContainerReport::failed(ctid, error.clone()),
-            None => ContainerReport::failed(ctid, Error::general("prepare its installer")),
+            Err(error) => before::failed(&session, context.events, error),
         };
         context.record_run(&report, "provision");
         report

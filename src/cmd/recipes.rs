@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::Journal;
 use crate::recipe::Recipe;
+use crate::remedy;
 
 /// Which content of a container's recipe counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +72,8 @@ impl<'a> RecipeFiles<'a> {
             (RecipeContent::Kept, Ok(kept)) => {
                 self.note(format!(
                     "container {ctid}: its recipe `{name}` has changed since: the copy in its \
-                     journal is used, `nvstage provision {ctid}` applies the change"
+                     journal is used, `{}` applies the change",
+                    remedy::provision(ctid)
                 ));
                 Ok(kept)
             }

@@ -1,6 +1,6 @@
 //! `nvstage refresh`: after a boot or a driver's change, before the first container starts:
 //! modules, device nodes, the images that containers share, and the numbers in the containers'
-//! configurations.
+//! configurations; and in containers that run, what they lack of the images that they see.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::{Context, Stores};
 use crate::ctid::Ctid;
-use crate::engine::configure;
 use crate::engine::journal;
 use crate::engine::refresh::{self, HostLine, Patience};
 use crate::engine::shared::{self, AtBoot};
@@ -35,7 +34,8 @@ pub struct Refreshed {
     pub command: &'static str,
     /// The host's modules and nodes.
     pub host: Vec<HostLine>,
-    /// The containers whose configuration has numbers of nodes in it.
+    /// The containers whose configuration has numbers of nodes in it, and those that share something
+    /// and lacked something of it.
     pub containers: Vec<ContainerReport>,
     /// The exit code of the whole run.
     #[serde(serialize_with = "report::as_number")]
@@ -118,7 +118,8 @@ fn containers(
     for ctid in &managed {
         let session = Session { host: context.host, runtime: &*runtime, ctid, log };
         let mut report = ContainerReport::new(ctid);
-        match one(context, (&session, replaced), &mut patience, &mut report) {
+        let numbers = one(context, (&session, replaced), &mut patience, &mut report);
+        match numbers.and_then(|()| complete(context, &session, &mut report)) {
             Ok(()) => {}
             Err(error) if error.is_interrupted() => return Err(error),
             Err(error) => {
@@ -132,43 +133,7 @@ fn containers(
             reports.push(report);
         }
     }
-    seen_to_stay(context, &*runtime, &mut reports, log)?;
     Ok(reports)
-}
-
-/// Looks once more at the rules that were rewritten, after a moment: a hook that Proxmox runs at a
-/// stop writes what it has read before.
-fn seen_to_stay(
-    context: &Context<'_>,
-    runtime: &dyn Runtime,
-    reports: &mut [ContainerReport],
-    log: &RunLog,
-) -> Result<()> {
-    let is_changed = |report: &ContainerReport| {
-        report.steps.iter().any(|step| matches!(step.outcome, Outcome::Changed(_)))
-    };
-    if !reports.iter().any(is_changed) {
-        return Ok(());
-    }
-    context.host.wait(configure::SETTLED)?;
-    for report in reports.iter_mut().filter(|report| is_changed(report)) {
-        let ctid = report.container.clone();
-        let session = Session { host: context.host, runtime, ctid: &ctid, log };
-        let again =
-            context.lock(&ctid).and_then(|_lock| match journal_with_numbers(context, &ctid)? {
-                Some(journal) => configure::renumber(&session, &journal),
-                None => Ok(Outcome::Unchanged(String::new())),
-            });
-        match again {
-            Ok(Outcome::Changed(_)) => report.fail(configure::lost(&session)),
-            Ok(_) => {}
-            Err(error) => report.fail(error),
-        }
-        if let Some(error) = &report.error {
-            context.events.emit(Event::Failed { text: error.to_string() });
-        }
-    }
-    Ok(())
 }
 
 const ZERO: Duration = Duration::ZERO;
@@ -197,6 +162,32 @@ fn one(
     if has_old && session.init_process()?.is_some() {
         let why = "it runs with the nodes of the driver before: restart it";
         report.add(Step::Power, Outcome::Warned(why.to_owned()), ZERO);
+    }
+    Ok(())
+}
+
+/// What a running container lacks of what it shares.
+fn complete(
+    context: &Context<'_>,
+    session: &Session<'_>,
+    report: &mut ContainerReport,
+) -> Result<()> {
+    let began = Instant::now();
+    let paths = &context.host.paths;
+    // Looked at without the lock: an installation elsewhere takes minutes.
+    let known = journal::load(paths, session.ctid)?.filter(refresh::shares);
+    let Some(journal) = known.filter(|_| session.runtime.locate(session.ctid).is_ok()) else {
+        return Ok(());
+    };
+    if !refresh::lacks_shared(session, &journal)? {
+        return Ok(());
+    }
+    let _lock = context.lock(session.ctid)?;
+    let Some(journal) = journal::load(paths, session.ctid)?.filter(refresh::shares) else {
+        return Ok(());
+    };
+    if let Some(outcome) = refresh::complete_shared(session, &journal)? {
+        report.add(Step::Share, outcome, began.elapsed());
     }
     Ok(())
 }

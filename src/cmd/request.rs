@@ -18,6 +18,7 @@ use crate::gpu::GpuAssignment;
 use crate::host::devices::Inventory;
 use crate::journal::{Journal, State};
 use crate::recipe::{self, CudaMethod, FULL, Overrides, Recipe, Userland};
+use crate::remedy;
 
 /// Where a value of a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -367,7 +368,10 @@ fn has_recipe(journal: &Journal) -> bool {
 fn without_gpus() -> Error {
     Error::input("find out which GPUs it gets: nobody has named any yet")
         .hint("`--gpus all` passes every GPU of this host, `--gpus 0` GPU 0 alone")
-        .hint("`nvstage gpus` shows them; a recipe or a fleet file may name them, too")
+        .hint(format!(
+            "`{}` shows them; a recipe or a fleet file may name them, too",
+            remedy::gpus()
+        ))
 }
 
 #[cfg(test)]

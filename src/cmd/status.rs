@@ -7,6 +7,7 @@ use super::{Context, RuntimeArgument, select};
 use crate::engine::status::{ContainerStatus, Machine};
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
+use crate::remedy;
 use crate::report;
 use crate::runtime;
 use crate::version::DriverVersion;
@@ -66,7 +67,8 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Status> {
     }
     if let Some(version) = &machine.unmounted_driver {
         host.push(format!(
-            "the image of the shared driver {version} is not mounted; `nvstage refresh`"
+            "the image of the shared driver {version} is not mounted; `{}`",
+            remedy::refresh()
         ));
     }
     let drifts = !host.is_empty() || containers.iter().any(|status| !status.drift.is_empty());

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::restarts::Restarts;
 use super::{
-    BatchArguments, Context, RecipeContent, RecipeFiles, RuntimeArgument, SourceArguments, Stores,
-    select,
+    BatchArguments, Context, ForeseenRestart, RecipeContent, RecipeFiles, RestartArguments,
+    RuntimeArgument, SourceArguments, Stores, select,
 };
 use crate::ctid::Ctid;
 use crate::engine::batch::{Batch, Ended, Entry};
+use crate::engine::before;
 use crate::engine::drift::{Drift, Kind};
 use crate::engine::provision::{self, Manner, Means};
 use crate::engine::shared::{self, DriverImage};
@@ -19,12 +21,14 @@ use crate::engine::stock::Rules;
 use crate::engine::supplies::{Driver, Supplies};
 use crate::engine::sync::{self, InUse};
 use crate::engine::wish::{AtTheEnd, Stage, Wish};
-use crate::engine::{journal, wish};
+use crate::engine::{journal, pending, survey, tenant, wish};
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Event;
 use crate::gpu::GpuAssignment;
 use crate::host::devices::Inventory;
-use crate::journal::{Journal, State as Passing};
+use crate::host::holders::holders;
+use crate::host::runlog::RunLog;
+use crate::journal::{Journal, State as Passing, Unfinished};
 use crate::recipe::{Overrides, Recipe, Userland};
 use crate::report::{ContainerReport, Outcome, Report, Step};
 use crate::runtime::{self, Runtime, Session};
@@ -40,8 +44,10 @@ pub struct Arguments {
     #[arg(long)]
     check: bool,
     /// Restart also those whose processes hold a GPU; otherwise they are left alone
-    #[arg(long)]
+    #[arg(long, conflicts_with = "no_restart")]
     restart: bool,
+    #[command(flatten)]
+    restarts: RestartArguments,
     #[command(flatten)]
     sources: SourceArguments,
     #[command(flatten)]
@@ -66,14 +72,16 @@ pub fn run(context: &Context<'_>, arguments: &Arguments) -> Result<Report> {
         .hint("load it: `modprobe nvidia`"));
     };
     let (containers, errors) = machine.containers(&named)?;
-    let managed = managed(context, containers, &named);
+    let (managed, others) = managed(context, containers, &named);
     for error in &errors {
         context.events.emit(Event::Failed { text: error.to_string() });
     }
-    let mut report = match arguments.check {
-        true => Report::new("sync", managed.iter().map(|one| one.check(&module)).collect()),
-        false => Report::new("sync", bring(context, (&*runtime, arguments), (managed, &module))?),
+    let mut reports: Vec<ContainerReport> = match arguments.check {
+        true => managed.iter().map(|one| one.check(&module)).collect(),
+        false => bring(context, (&*runtime, arguments), (managed, &module))?,
     };
+    reports.extend(others);
+    let mut report = Report::new("sync", reports);
     let codes = errors.iter().map(Error::code).chain([report.exit]);
     report.exit = ExitCode::combine(codes);
     Ok(report)
@@ -96,8 +104,10 @@ fn bring(
         image: Ok(None),
         drivers: Mutex::default(),
         in_use: if arguments.restart { InUse::Restart } else { InUse::Skip },
+        restarts: Restarts::All,
     };
     work.tell(&managed, module);
+    work.restarts = arguments.restarts.decide(context, || work.foreseen(&managed, module))?;
     // Those that have their own driver do not wait for it.
     work.image = work.share(&managed, module);
     let batch = arguments.batch.batch(context, managed.len());
@@ -110,14 +120,15 @@ struct Managed {
     journal: Journal,
 }
 
-/// Those of the containers whose GPUs nvstage passes; of the others it is said why they are none.
+/// Those of the containers whose GPUs nvstage passes, and reports of others whose driver drifts; of
+/// the rest it is said why they are left out.
 fn managed(
     context: &Context<'_>,
     containers: Vec<ContainerStatus>,
     named: &[Ctid],
-) -> Vec<Managed> {
+) -> (Vec<Managed>, Vec<ContainerReport>) {
     let is_named = !named.is_empty();
-    let mut managed = Vec::new();
+    let (mut managed, mut others) = (Vec::new(), Vec::new());
     for status in containers {
         let ctid = &status.container;
         let is_other = |drift: &&Drift| drift.kind == Kind::Gone || drift.kind == Kind::Journal;
@@ -130,6 +141,9 @@ fn managed(
             Ok(Some(journal)) if journal.state == Passing::Attached => {
                 managed.push(Managed { status, journal });
             }
+            Ok(None) if status.drift.iter().any(|drift| drift.kind == Kind::Driver) => {
+                others.extend(somebody_elses(&status));
+            }
             _ if is_named => {
                 let text = format!("container {ctid} is left out: nvstage passes it no GPUs");
                 context.events.emit(Event::Warning { text });
@@ -137,15 +151,34 @@ fn managed(
             _ => {}
         }
     }
-    managed
+    (managed, others)
+}
+
+/// The report of a container that nvstage does not manage, and whose driver drifts.
+fn somebody_elses(status: &ContainerStatus) -> Option<ContainerReport> {
+    let drift = status.drift.iter().find(|drift| drift.kind == Kind::Driver)?;
+    let remedy = drift.remedy.as_deref().unwrap_or_default();
+    let text = format!("not managed by nvstage: {}; {remedy} takes it over", drift.text);
+    let mut report = ContainerReport::new(&status.container);
+    report.exit = ExitCode::Differs;
+    report.add(Step::Facts, Outcome::Skipped(text), Duration::ZERO);
+    Some(report)
 }
 
 impl Managed {
     /// What is wrong with its driver: lines that are missing too, where it is to be shown by one.
     fn drift(&self) -> Option<&Drift> {
         let shares = self.journal.userland == Userland::Share;
-        let counts = |kind: Kind| kind == Kind::Driver || (shares && kind == Kind::Lines);
+        let counts = |kind: Kind| match kind {
+            Kind::Driver | Kind::Incomplete => true,
+            kind => shares && kind == Kind::Lines,
+        };
         self.status.drift.iter().find(|drift| counts(drift.kind))
+    }
+
+    /// Whether a `detach` of it is not finished.
+    fn is_being_removed(&self) -> bool {
+        self.journal.unfinished.as_ref().is_some_and(Unfinished::is_removal)
     }
 
     /// Why nothing can be said of it.
@@ -169,6 +202,7 @@ impl Managed {
         }
         let mut report = ContainerReport::new(&self.status.container);
         let outcome = match self.drift() {
+            None if !self.status.notes.is_empty() => Outcome::Skipped(self.status.notes.join("; ")),
             Some(drift) => {
                 report.exit = ExitCode::Differs;
                 Outcome::Failed(drift.text.clone())
@@ -188,17 +222,21 @@ impl Managed {
         let outcome = match (self.drift(), self.status.state) {
             // A run that was killed may have left it stopped.
             (None, State::Stopped) if self.journal.was.is_some() => return None,
+            (None, _) if !self.status.notes.is_empty() => {
+                Outcome::Skipped(self.status.notes.join("; "))
+            }
             (None, _) => Outcome::Unchanged(self.has(module)),
+            (Some(drift), _) if self.is_being_removed() => {
+                report.exit = ExitCode::Differs;
+                let remedy = drift.remedy.as_deref().unwrap_or_default();
+                Outcome::Skipped(format!("{}: {remedy}", drift.text))
+            }
             (Some(_), State::Template) if self.journal.userland == Userland::Share => {
                 Outcome::Unchanged(format!("a template: its clones get driver {module}"))
             }
             (Some(drift), State::Template) => {
                 report.exit = ExitCode::Differs;
-                Outcome::Skipped(format!(
-                    "{}: a template cannot be changed; make a new one of a container that was \
-                     brought there",
-                    drift.text
-                ))
+                Outcome::Skipped(format!("{}: a template cannot be changed", drift.text))
             }
             _ => return None,
         };
@@ -221,6 +259,7 @@ struct Work<'a> {
     image: Result<Option<DriverImage>>,
     drivers: Drivers,
     in_use: InUse,
+    restarts: Restarts,
 }
 
 impl Work<'_> {
@@ -228,7 +267,9 @@ impl Work<'_> {
     fn tell(&self, managed: &[Managed], module: &DriverVersion) {
         for one in managed.iter().filter(|one| one.over(module).is_none()) {
             let text = one.drift().map(|drift| drift.text.as_str()).unwrap_or_default();
+            let is_unfinished = one.journal.unfinished.is_some();
             let what = match (one.journal.userland, one.status.state) {
+                _ if is_unfinished => "finish it",
                 (Userland::Share, State::Running) => "restart it",
                 (Userland::Share, _) => "change the host's alone",
                 (Userland::Installer, State::Running) => "install the other one",
@@ -237,6 +278,50 @@ impl Work<'_> {
             let text = format!("container {}: {text}: {what}", one.status.container);
             self.context.events.emit(Event::Note { text });
         }
+    }
+
+    /// The running containers that are going to be restarted.
+    fn foreseen(&self, managed: &[Managed], module: &DriverVersion) -> Vec<ForeseenRestart> {
+        let worked_on = managed.iter().filter(|one| one.over(module).is_none());
+        // What is wrong with one is said when it is worked on.
+        worked_on.filter_map(|one| self.foreseen_restart(one, module).ok()?).collect()
+    }
+
+    fn foreseen_restart(
+        &self,
+        one: &Managed,
+        module: &DriverVersion,
+    ) -> Result<Option<ForeseenRestart>> {
+        let (ctid, log) = (&one.status.container, RunLog::none());
+        let session = Session { host: self.context.host, runtime: self.runtime, ctid, log: &log };
+        let Some(wish) = self.wish(&one.journal)? else { return Ok(None) };
+        let outside = survey::outside(&session, &wish, None)?;
+        let Some(pid) = outside.pid else { return Ok(None) };
+        let is_in_use = !holders(pid).is_empty();
+        let is_share = one.journal.userland == Userland::Share;
+        // What it lacks of a driver that it sees needs no restart.
+        let sees_it = is_share && !outside.edit.changed() && {
+            let root = survey::root(&session, pid)?;
+            tenant::version_inside(&root).as_ref() == Some(module)
+        };
+        let why = match (one.journal.userland, is_in_use, self.in_use) {
+            (_, true, InUse::Skip) => None,
+            _ if sees_it => None,
+            (Userland::Share, ..) => Some(format!("to get driver {module}")),
+            (Userland::Installer, true, InUse::Restart) => {
+                Some("its processes hold a GPU".to_owned())
+            }
+            (Userland::Installer, false, _) => outside.foreseen_restart(&session, &wish),
+        };
+        let applies = pending::changes(&outside.configuration);
+        Ok(why.map(|why| ForeseenRestart { container: ctid.clone(), why, applies }))
+    }
+
+    /// What a container is to have; `None` where its journal names no GPU.
+    fn wish(&self, journal: &Journal) -> Result<Option<Wish>> {
+        let recipe = self.recipe(journal)?;
+        let gpus = GpuAssignment::parse(&journal.gpus)?;
+        Wish::resolve(self.context.host, &self.inventory, &recipe, &gpus)
     }
 
     /// Makes the module's version the one that containers get at their next start, where any of them
@@ -280,16 +365,20 @@ impl Work<'_> {
             managed.into_iter().map(entry).collect(),
             |ctid| self.context.try_lock(ctid),
             |ctid, (), _lock| {
-                let report =
-                    self.one(ctid).unwrap_or_else(|error| ContainerReport::failed(ctid, error));
+                let log = self.context.log(ctid);
+                let (host, runtime) = (self.context.host, self.runtime);
+                let session = Session { host, runtime, ctid, log: &log };
+                let report = self
+                    .one(&session)
+                    .unwrap_or_else(|error| before::failed(&session, self.context.events, error));
                 self.context.record_run(&report, "sync");
                 report
             },
         )
     }
 
-    fn one(&self, ctid: &Ctid) -> Result<ContainerReport> {
-        let context = self.context;
+    fn one(&self, session: &Session<'_>) -> Result<ContainerReport> {
+        let (context, ctid) = (self.context, session.ctid);
         // Whoever was waited for may have changed it.
         let known = journal::load(&context.host.paths, ctid)?;
         let Some(journal) = known.filter(|journal| journal.state == Passing::Attached) else {
@@ -299,24 +388,21 @@ impl Work<'_> {
             return Ok(report);
         };
         let journal = &journal;
-        let recipe = self.recipe(journal)?;
-        let gpus = GpuAssignment::parse(&journal.gpus)?;
-        let wish =
-            Wish::resolve(context.host, &self.inventory, &recipe, &gpus)?.ok_or_else(|| {
-                Error::host("find out which GPUs it has: its journal names none").hint(format!(
-                    "`nvstage provision {ctid} --gpus all` passes every GPU of this host"
-                ))
-            })?;
-        let log = context.log(ctid);
-        let session = Session { host: context.host, runtime: self.runtime, ctid, log: &log };
-        let manner = sync::Manner { events: context.events, in_use: self.in_use };
+        let wish = self.wish(journal)?.ok_or_else(|| {
+            Error::host("find out which GPUs it has: its journal names none").hint(
+                "provision it with `--gpus all` for every GPU of this host, or `--gpus 0` for GPU 0 \
+                 alone",
+            )
+        })?;
+        let on_restart = self.restarts.of(ctid);
+        let manner = sync::Manner { events: context.events, in_use: self.in_use, on_restart };
         let image = match journal.userland {
             Userland::Share => self.image.as_ref().map_err(Error::clone)?.as_ref(),
             Userland::Installer => None,
         };
-        Ok(sync::run(&session, manner, (&wish, image), || {
-            self.provision(&session, &wish)
-                .unwrap_or_else(|error| ContainerReport::failed(ctid, error))
+        Ok(sync::run(session, manner, (&wish, image), || {
+            self.provision(session, &wish)
+                .unwrap_or_else(|error| before::failed(session, context.events, error))
         }))
     }
 
@@ -324,7 +410,8 @@ impl Work<'_> {
         let driver = self.driver(wish)?;
         let manner = Manner {
             stage: Stage::Mount,
-            at_the_end: AtTheEnd::RestoreState,
+            at_the_end: AtTheEnd::StopAgain,
+            on_restart: self.restarts.of(session.ctid),
             rules: Rules::default(),
             installer_limit: Duration::from_secs(super::provision::INSTALLER_TIMEOUT.into()),
         };

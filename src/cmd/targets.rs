@@ -151,8 +151,8 @@ impl Targets<'_> {
             // What was written wrong in the recipe comes first.
             self.request.recipe(&Named::default(), None)?;
             return Err(Error::input("find out which container: none is named").hint(
-                "`nvstage provision 201 202 205-210`, `--file fleet.toml`, \
-                 or `--from phoenix_lxc_configs.json`",
+                "numbers and ranges of them name containers (201 205-210), or a file does: `--file`, \
+                 `--from`",
             ));
         }
         named.into_iter().map(|ctid| self.target(ctid, &Named::default())).collect()
@@ -193,7 +193,7 @@ impl Targets<'_> {
     }
 
     fn target(&self, ctid: Ctid, file: &Named) -> Result<Target> {
-        let journal = match self.journal(&ctid) {
+        let journal = match journal_of(self.context, self.runtime, &ctid) {
             Ok(journal) => journal,
             Err(error) => return Ok(Target { ctid, wanted: Err(error) }),
         };
@@ -206,15 +206,22 @@ impl Targets<'_> {
         let wanted = wanted.map_err(|error| error.on(&ctid));
         Ok(Target { ctid, wanted })
     }
+}
 
-    /// What was applied to the container; `None` also for one that is not there, which is said later.
-    fn journal(&self, ctid: &Ctid) -> Result<Option<Journal>> {
-        let Some(runtime) = self.runtime else { return Ok(None) };
-        let Ok(bytes) = runtime.locate(ctid).map(std::fs::read) else { return Ok(None) };
-        let Ok(bytes) = bytes else { return Ok(None) };
-        let config = LxcConfig::parse(&bytes, runtime.dialect());
-        journal::of(&self.context.host.paths, ctid, &config)
-    }
+/// What was applied to a container; `None` also for one that is not there, which is said later.
+///
+/// # Errors
+/// Host error when the journal cannot be read.
+pub(super) fn journal_of(
+    context: &Context<'_>,
+    runtime: Option<&dyn Runtime>,
+    ctid: &Ctid,
+) -> Result<Option<Journal>> {
+    let Some(runtime) = runtime else { return Ok(None) };
+    let Ok(path) = runtime.locate(ctid) else { return Ok(None) };
+    let Ok(bytes) = std::fs::read(path) else { return Ok(None) };
+    let config = LxcConfig::parse(&bytes, runtime.dialect());
+    journal::of(&context.host.paths, ctid, &config)
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -11,7 +11,7 @@ use super::{
 use crate::container::passthrough::DriverLines;
 use crate::ctid::Ctid;
 use crate::engine::batch::{Entry, Taken};
-use crate::engine::check::{self, Evidence};
+use crate::engine::check::{self, Checked, Evidence, Verdict};
 use crate::engine::driver::{self, Package};
 use crate::engine::provision::judge;
 use crate::engine::seen::Seen;
@@ -93,6 +93,11 @@ impl Work<'_> {
         let wish = wish.with_driver_lines(DriverLines::Keep);
         let (_, driver) =
             supplies.driver_at_hand(&wish.recipe, &wish.version, wish.architecture)?;
+        // Where the recipe does not know the installer, a lock of the cache may.
+        let driver = match driver {
+            Some(driver) => Some(driver),
+            None => supplies.locked_driver_at_hand(&wish.version, wish.architecture)?,
+        };
         let what = (&target.ctid, &wish, driver.as_ref());
         one(context, (runtime, supplies), what, report)
     }
@@ -126,7 +131,7 @@ fn one(
             // No record is believed here.
             driver::state(&root, package, &mut Seen::nothing())
         }
-        None => survey::recorded_driver(&root, &wish.version),
+        None => survey::recorded_driver(&root, &wish.version, outside.before.as_ref()),
     };
     let evidence = Evidence {
         facts: &facts,
@@ -154,7 +159,8 @@ fn one(
         };
         report.add(Step::Share, outcome, began.elapsed());
     }
-    if judge(&checked).is_err() || !problems.is_empty() {
+    let is_open = |one: &Checked| matches!(one.verdict, Verdict::NotCompared(_));
+    if judge(&checked).is_err() || !problems.is_empty() || checked.iter().any(is_open) {
         report.exit = ExitCode::Differs;
     }
     Ok(())

@@ -82,7 +82,7 @@ impl LineKind {
     }
 
     /// What the line means, whichever way it is written: its key and its value.
-    pub(super) fn meaning(&self) -> Option<(&str, &str)> {
+    pub(crate) fn meaning(&self) -> Option<(&str, &str)> {
         match self {
             Self::Raw { key, value } | Self::Setting { key, value } => Some((key, value)),
             Self::Blank | Self::Comment | Self::Other => None,
@@ -274,11 +274,11 @@ impl LxcConfig {
     /// Takes one line of the live section out; `number` counts from 1, and a number outside of the
     /// section changes nothing. A file without a newline at its end still has none afterwards.
     pub fn remove_line(&mut self, number: usize) {
-        let index = number.wrapping_sub(1);
-        if index >= self.live {
-            return;
-        }
+        let Some(index) = self.index(number) else { return };
         let line = self.lines.remove(index);
+        if let Some(numbers) = &mut self.numbers {
+            numbers.remove(index);
+        }
         self.live -= 1;
         if let Some(last) = self.lines.last_mut().filter(|_| !line.ends_with(b"\n")) {
             let length = without_ending(last).len();
@@ -291,30 +291,21 @@ impl LxcConfig {
         }
     }
 
-    /// The keys of Proxmox VE's settings in the live section and among the pending changes.
-    pub fn keys(&self) -> impl Iterator<Item = String> {
-        let is_pending = |line: &Vec<u8>| is_section_header(line) && is_pending_header(line);
-        let pending = self.lines.iter().position(is_pending).map_or(&[][..], |header| {
-            let section = &self.lines[header + 1..];
-            let end = section.iter().position(|line| is_section_header(line));
-            &section[..end.unwrap_or(section.len())]
-        });
-        self.lines[..self.live].iter().chain(pending).filter_map(|bytes| {
-            match proxmox_line(&String::from_utf8_lossy(without_ending(bytes))) {
-                LineKind::Setting { key, .. } => Some(key),
-                _ => None,
-            }
-        })
-    }
-
     /// Replaces the text of one line of the live section; its ending stays. `number` counts from 1,
     /// as in [`Line`]; a number outside of the live section changes nothing.
     pub fn replace_line(&mut self, number: usize, text: &str) {
-        let index = number.wrapping_sub(1);
-        if index < self.live {
+        if let Some(index) = self.index(number) {
             let line = &mut self.lines[index];
             let length = without_ending(line).len();
             line.splice(..length, text.bytes());
+        }
+    }
+
+    /// Where a line of the live section is, by its number.
+    fn index(&self, number: usize) -> Option<usize> {
+        match &self.numbers {
+            Some(numbers) => numbers.iter().position(|own| *own == number),
+            None => number.checked_sub(1).filter(|index| *index < self.live),
         }
     }
 

@@ -4,5 +4,6 @@ pub mod config;
 pub mod driver_files;
 pub(crate) mod mount;
 pub mod passthrough;
-pub(crate) mod rules;
+pub mod problems;
+pub mod rules;
 pub mod shared;

@@ -1,12 +1,13 @@
 //! The checks of a container's configuration file, running or not.
 
+use super::devices;
 use super::evidence::State as Reached;
 use super::evidence::{ContainerEvidence, HostEvidence};
 use super::host::is_node_of_held_gpu;
 use super::lines::{self, How, IgnoredMount, MadeDevice};
 use super::remedy;
 use super::{CheckName, ContainerCheck, Judged, Problem, Remedy, listed, number, with_more};
-use crate::container::rules;
+use crate::container::rules::{self, RuleEffect, RuleLine};
 use crate::gpu::Source;
 use crate::journal::{Journal, State};
 use crate::shell;
@@ -23,6 +24,12 @@ pub(super) const CHECKS: &[(CheckName, ContainerCheck)] = &[
     (CheckName::ConfigDrift, config_drift),
     (CheckName::MissingDevice, missing_device),
     (CheckName::NodeModeInside, node_mode_inside),
+    (CheckName::IgnoredLine, devices::ignored_line),
+    (CheckName::MisspelledNode, devices::misspelled_node),
+    (CheckName::IncompleteDevices, devices::incomplete_devices),
+    (CheckName::ForbiddenDevice, devices::forbidden_device),
+    (CheckName::CgroupVersion, devices::cgroup_version),
+    (CheckName::PendingLines, devices::pending_lines),
 ];
 
 fn unreadable(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
@@ -34,18 +41,15 @@ fn unreadable(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     Ok(vec![problem])
 }
 
-fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
-    if container.config.is_unprivileged() {
-        return Ok(Vec::new());
-    }
+pub(super) fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     host.known(Source::Majors)?;
     if host.majors.is_empty() {
         return Err("the majors in /proc/devices are not known".to_owned());
     }
     host.loaded()?;
-    let rules = lines::rules(&container.config);
+    let rules = lines::rules(&container.config, host);
     let majors = host.majors.values().copied().collect();
-    let Some(stale) = rules.iter().find(|rule| rule.rule.is_outdated(&majors)) else {
+    let Some(stale) = rules.lines().iter().find(|line| line.rule.is_outdated(&majors)) else {
         return Ok(Vec::new());
     };
     let passed = lines::passed(&container.config);
@@ -55,7 +59,7 @@ fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged
     // A fixed major cannot be out of date.
     let mut needed =
         nodes.filter(|node| rules::is_dynamic(node.number.0) && !administers(host, &node.path));
-    let Some(forbidden) = needed.find(|node| !lines::is_allowed(&rules, node.number)) else {
+    let Some(forbidden) = needed.find(|node| !rules.opens(node.number)) else {
         return Ok(Vec::new());
     };
     let (major, minor) = forbidden.number;
@@ -64,7 +68,7 @@ fn stale_major(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged
         forbidden.path, stale.text
     );
     let remedy = match attached(container) {
-        Some(_) => "nvstage refresh".to_owned(),
+        Some(_) => crate::remedy::refresh().into(),
         None => remedy::provision(host, container),
     };
     Ok(vec![Problem::error(at(container, stale.number), text).remedy(remedy)])
@@ -123,11 +127,15 @@ fn absolute_target(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Ju
 }
 
 fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
-    let rules = lines::rules(&container.config);
-    // A later `deny: a` takes it back.
-    let mut last = rules.iter().rev().take_while(|rule| !rule.rule.denies_all());
-    let last = last.find(|rule| rule.rule.allows_all());
-    let Some(rule) = last.filter(|_| container.passes()) else { return Ok(Vec::new()) };
+    let rules = lines::rules(&container.config, host);
+    let is_in_force = |line: &&RuleLine| match line.effect {
+        RuleEffect::Empties => line.number == rules.last_emptied(),
+        effect => effect == RuleEffect::InForce,
+    };
+    let mut giving = rules.lines().iter().rev().filter(|line| line.rule.allows_all());
+    let Some(rule) = giving.find(is_in_force).filter(|_| container.passes()) else {
+        return Ok(Vec::new());
+    };
     let effect = match container.config.is_unprivileged() {
         true => "in an unprivileged container it has no effect",
         false => "the container may open every device of the host",
@@ -135,12 +143,10 @@ fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> 
     let problem =
         Problem::warning(at(container, rule.number), format!("`{}`: {effect}", rule.text));
     let remedy = match needs_rules(host, container) {
-        true => Remedy::Advice(format!(
-            "take line {} out of {}, then `{}`",
-            rule.number,
-            container.path,
-            remedy::provision(host, container)
-        )),
+        true => {
+            let edit = format!("take line {} out of {}", rule.number, container.path);
+            remedy::then(&edit, &remedy::provision(host, container))
+        }
         false => remedy::remove_line(container, rule.number),
     };
     Ok(vec![problem.remedy(remedy)])
@@ -148,13 +154,17 @@ fn devices_allow_all(host: &HostEvidence<'_>, container: &ContainerEvidence) -> 
 
 /// Whether the container opens a node of its GPUs by a rule that allows everything.
 fn needs_rules(host: &HostEvidence<'_>, container: &ContainerEvidence) -> bool {
-    let mut rules = lines::rules(&container.config);
-    rules.retain(|rule| !rule.rule.allows_all());
+    let mut without = container.config.clone();
+    for line in lines::rules(&container.config, host).lines() {
+        if line.rule.allows_all() {
+            without.remove_line(line.number);
+        }
+    }
+    let rules = lines::rules(&without, host);
     let passed = lines::passed(&container.config);
     let is_mounted = |path: &str| passed.iter().any(|node| node.is_mounted() && node.covers(path));
     let mut mounted = host.nodes.iter().filter(|node| is_mounted(&node.path));
-    !container.config.is_unprivileged()
-        && mounted.any(|node| !lines::is_allowed(&rules, node.number))
+    mounted.any(|node| !rules.opens(node.number))
 }
 
 fn capabilities(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
@@ -179,12 +189,18 @@ fn apparmor(_: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     Ok(unconfined.map(problem).collect())
 }
 
-fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
+pub(super) fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judged {
     if let Err(why) = &container.journal {
         let looked_at = format!("what nvstage has applied to container {}", container.ctid);
         let problem = Problem::error(looked_at, why.clone());
         let again = remedy::provision(host, container);
-        return Ok(vec![problem.advice(format!("move that file away, then `{again}`"))]);
+        return Ok(vec![problem.remedy(remedy::then("move that file away", &again))]);
+    }
+    let known = container.journal.as_ref().ok().and_then(Option::as_ref);
+    if let Some(unfinished) = known.and_then(|journal| journal.unfinished.as_ref()) {
+        let looked_at = format!("what nvstage has applied to container {}", container.ctid);
+        let problem = Problem::error(looked_at, unfinished.text());
+        return Ok(vec![problem.remedy(unfinished.command(&container.ctid))]);
     }
     let Some(journal) = attached(container) else { return Ok(Vec::new()) };
     let written: Vec<&String> =
@@ -192,7 +208,8 @@ fn config_drift(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Judge
     // A line with an absolute target is a finding of its own.
     let ignored = lines::ignored_mounts(&container.config);
     let is_told = |text: &str| ignored.iter().any(|mount| lines::mounts(text, &mount.node));
-    let is_missing = |text: &&&String| !lines::is_there(&container.config, text) && !is_told(text);
+    let is_missing =
+        |text: &&&String| !lines::is_there(&container.config, text, host) && !is_told(text);
     let missing: Vec<&&String> = written.iter().filter(is_missing).collect();
     let Some(first) = missing.first() else { return Ok(Vec::new()) };
     let mut text = format!(
@@ -219,7 +236,7 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
         }
         let text = format!("the host has no `{}`: the container will not start", device.path);
         let remedy = match can_be_made(host, &device.path) {
-            true => "nvstage refresh".to_owned(),
+            true => crate::remedy::refresh(),
             false => shell::line(["pct", "set", container.ctid.as_str(), "--delete", &device.key]),
         };
         let looked_at = format!("{}, {}", container.path, device.key);
@@ -248,7 +265,7 @@ fn missing_device(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Jud
             _ => continue,
         };
         problems.push(problem.remedy(match can_be_made(host, &node.path) {
-            true => Remedy::from("nvstage refresh"),
+            true => Remedy::from(crate::remedy::refresh()),
             false => remedy::remove_line(container, node.number),
         }));
     }
@@ -300,7 +317,7 @@ pub(super) fn attached(container: &ContainerEvidence) -> Option<&Journal> {
     (journal.state == State::Attached).then_some(journal)
 }
 
-fn at(container: &ContainerEvidence, number: usize) -> String {
+pub(super) fn at(container: &ContainerEvidence, number: usize) -> String {
     format!("{}:{number}", container.path)
 }
 
@@ -327,7 +344,10 @@ mod tests {
         let problems = found(stale_major, &stale);
         assert_eq!((problems.len(), problems[0].severity), (1, Severity::Error));
         assert!(problems[0].finding.contains("`/dev/nvidia-uvm` is 511:0"), "{problems:?}");
-        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
+        assert_eq!(
+            problems[0].remedy.as_deref(),
+            Some("nvstage provision 201 --gpus 0 --recipe driver-only")
+        );
         assert_eq!(found(stale_major, &format!("{stale}unprivileged: 1\n")), []);
     }
 
@@ -385,9 +405,10 @@ mod tests {
         let problems = found(wrong_section, &appended);
         assert_eq!((problems.len(), problems[0].severity), (1, Severity::Warning));
         assert!(problems[0].finding.contains("section `[before]`"), "{problems:?}");
-        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
-        let pending = format!("arch: amd64\n[pve:pending]\n{mount}\n[a1]\n");
-        assert_eq!(found(wrong_section, &pending)[0].severity, Severity::Warning);
+        assert_eq!(
+            problems[0].remedy.as_deref(),
+            Some("nvstage provision 201 --gpus 0 --recipe driver-only")
+        );
         assert_eq!(found(wrong_section, &format!("{CONFIG}{snapshot}\n{mount}\n")), []);
         let given = with_journal(&appended);
         let problems = wrong_section(&host_of(&healthy_host()), &given).unwrap();
@@ -463,7 +484,9 @@ mod tests {
         assert!(!remedy(&with(all)).contains("provision"));
         let mounts = CONFIG.lines().filter(|line| !line.contains("devices.allow"));
         let alone = mounts.chain([all]).collect::<Vec<_>>().join("\n");
-        assert!(remedy(&alone).ends_with("then `nvstage provision 201 --gpus 0`"));
+        assert!(
+            remedy(&alone).ends_with("then `nvstage provision 201 --gpus 0 --recipe driver-only`")
+        );
         // There no rule has an effect.
         assert!(!remedy(&format!("{alone}\nunprivileged: 1")).contains("provision"));
     }
@@ -473,7 +496,8 @@ mod tests {
         let text = CONFIG.replace(" dev/nvidia0 ", " /dev/nvidia0 ");
         let second = "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file 0 0";
         let remedy = |problems: Vec<Problem>| problems[0].remedy.as_deref().map(str::to_owned);
-        let command = |gpus: &str| Some(format!("nvstage provision 201 --gpus {gpus}"));
+        let command =
+            |gpus: &str| Some(format!("nvstage provision 201 --gpus {gpus} --recipe driver-only"));
         let both = format!("{text}{second}\n");
         assert_eq!(remedy(found(absolute_target, &both)), command("0,1"));
         let stray = format!("arch: amd64\n[before]\n{second}\n");
@@ -502,12 +526,24 @@ mod tests {
         let gone = with_journal("arch: amd64\nparent: before\n[before]\narch: amd64\n");
         let problems = config_drift(&host_of(&host), &gone).unwrap();
         assert!(problems[0].finding.contains("rollback to snapshot `before`"), "{problems:?}");
-        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201"));
         let mut detached = with_journal("arch: amd64\n");
         if let Ok(Some(journal)) = &mut detached.journal {
             journal.state = State::Detached;
         }
         assert_eq!(config_drift(&host_of(&host), &detached).unwrap(), []);
+    }
+
+    #[test]
+    fn work_that_is_not_finished_is_told() {
+        use crate::journal::{Unfinished, UnfinishedWork};
+        let mut cut_short = with_journal(CONFIG);
+        if let Ok(Some(journal)) = &mut cut_short.journal {
+            journal.unfinished = Some(Unfinished::new(UnfinishedWork::Provision));
+        }
+        let problems = config_drift(&host_of(&healthy_host()), &cut_short).unwrap();
+        assert_eq!(problems[0].finding, "incomplete: it is not provisioned to the end");
+        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Problem, Remedy, lines};
-use crate::container::config::LxcConfig;
+use crate::container::config::{LxcConfig, PendingChange};
 use crate::ctid::Ctid;
 use crate::facts::Facts;
 use crate::gpu::{Capability, Gpu, HostNode, PciGpu, Source};
@@ -33,6 +33,8 @@ pub struct HostEvidence<'a> {
     pub boot: &'a Boot,
     /// What could not be read.
     pub unread: &'a [Unread],
+    /// The first number of LXC's version, where it is known.
+    pub lxc: Option<u32>,
 }
 
 /// Something that could not be read: what is known of the host, or of a container, is not all.
@@ -113,8 +115,10 @@ pub struct ContainerEvidence {
     pub ctid: Ctid,
     /// The path of its configuration file.
     pub path: String,
-    /// Its configuration.
+    /// Its configuration as the next start has it.
     pub config: LxcConfig,
+    /// What changes until then.
+    pub pending: Vec<PendingChange>,
     /// Why its configuration could not be read; it is empty then.
     pub unread: Option<Unread>,
     /// What nvstage has applied to it; an error is why that cannot be read.

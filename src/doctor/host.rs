@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::configuration::attached;
 use super::evidence::{Boot, ContainerEvidence, HostEvidence, Machine, ModuleFile};
-use super::lines::{self, Passed};
+use super::lines::{self, How, Passed};
 use super::{CheckName, HostCheck, Judged, Problem, containers_named, listed, number};
 use crate::container::config::Dialect;
 use crate::ctid::Ctid;
 use crate::gpu::{HostNode, PciGpu, Source, WrongMajor, wrong_major};
-use crate::shell;
+use crate::{remedy, shell};
 
 /// In order, each with what it looks at.
 pub(super) const CHECKS: &[(CheckName, &str, HostCheck)] = &[
@@ -130,7 +130,7 @@ fn uvm_missing(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Jud
         }
         Some(_) => return Ok(Vec::new()),
     };
-    Ok(vec![Problem::error(path, text).remedy("nvstage refresh")])
+    Ok(vec![Problem::error(path, text).remedy(remedy::refresh())])
 }
 
 fn node_number(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
@@ -154,7 +154,7 @@ fn node_number(host: &HostEvidence<'_>, _: &[ContainerEvidence]) -> Judged {
         let their = number(nodes.len(), "its", "their");
         let text = format!("{} {have} major {has}, {their} driver now has {major}", listed(&paths));
         let first = nodes.first().map_or("/dev", |node| node.path.as_str());
-        Problem::error(first, text).remedy("nvstage refresh")
+        Problem::error(first, text).remedy(remedy::refresh())
     };
     Ok(stale.into_iter().map(problem).collect())
 }
@@ -194,22 +194,37 @@ fn node_mode(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judge
 }
 
 fn boot_order(host: &HostEvidence<'_>, containers: &[ContainerEvidence]) -> Judged {
-    let using = users(containers, |node| node.path.starts_with("/dev/nvidia-uvm"));
+    let is_uvm = |node: &Passed| node.path.starts_with("/dev/nvidia-uvm");
+    let (needing, using): (Vec<Ctid>, Vec<Ctid>) = {
+        let needing = users(containers, |node| is_uvm(node) && node.how != How::OptionalMount);
+        users(containers, is_uvm).into_iter().partition(|ctid| needing.contains(ctid))
+    };
     let is_proxmox = |container: &ContainerEvidence| container.config.dialect() == Dialect::Proxmox;
     let guests = match containers.iter().any(is_proxmox) {
         true => "pve-guests.service",
         false => "lxc.service",
     };
-    if using.is_empty() || host.boot.makes_uvm_before(guests) {
+    if host.boot.makes_uvm_before(guests) {
         return Ok(Vec::new());
     }
-    let text = format!(
-        "nothing makes `/dev/nvidia-uvm` before {} {} with the host: CUDA would not work then",
-        containers_named(&using),
-        number(using.len(), "starts", "start"),
-    );
     let path = host.boot.refresh_path.as_str();
-    Ok(vec![Problem::warning(path, text).remedy("nvstage host-setup")])
+    let text = |containers: &[Ctid], then: &str| {
+        let starts = number(containers.len(), "starts", "start");
+        let containers = containers_named(containers);
+        format!(
+            "nothing makes `/dev/nvidia-uvm` before {containers} {starts} with the host: {then}"
+        )
+    };
+    let mut problems = Vec::new();
+    if !needing.is_empty() {
+        let text = text(&needing, "without the node that fails");
+        problems.push(Problem::error(path, text).remedy(remedy::host_setup()));
+    }
+    if !using.is_empty() {
+        let text = text(&using, "CUDA would not work then");
+        problems.push(Problem::warning(path, text).remedy(remedy::host_setup()));
+    }
+    Ok(problems)
 }
 
 impl Boot {

@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 
+use super::devices;
 use super::evidence::{CLibrary, ContainerEvidence, HostEvidence, Inside};
 use super::lines::{self, Passed};
 use super::remedy;
-use super::{CheckName, InsideCheck, Judged, Problem, listed, number, with_more};
+use super::{CheckName, InsideCheck, Judged, Problem, Remedy, listed, number, with_more};
 use crate::facts::NodeState;
 use crate::journal::Journal;
 use crate::recipe::Userland;
@@ -82,7 +83,11 @@ fn nodes(host: &HostEvidence<'_>, container: &ContainerEvidence, inside: &Inside
             // So is a mode that keeps everybody out.
             NodeState::NoAccess if is_closed(host, &passed) => continue,
             NodeState::Missing | NodeState::NotADevice | NodeState::NoDriver => {
-                remedy::restart(container)
+                remedy::restart(container).into()
+            }
+            // So are rules that forbid it, of the configuration.
+            NodeState::Forbidden if devices::is_forbidden(host, container, &passed.path) => {
+                continue;
             }
             NodeState::Forbidden | NodeState::NoAccess | NodeState::Other(_) => {
                 remedy::provision(host, container)
@@ -114,7 +119,10 @@ fn foreign_driver(
         return Ok(Vec::new());
     };
     let purge = remedy::inside(container, &facts.second_driver_removal());
-    let remedy = format!("{purge}; {}", remedy::provision(host, container));
+    let remedy = match remedy::provision(host, container) {
+        Remedy::Command(again) => Remedy::Command(format!("{purge}; {again}")),
+        choice @ Remedy::Advice(_) => remedy::then(&format!("`{purge}`"), &choice),
+    };
     Ok(vec![Problem::error("files of dpkg's packages", finding).remedy(remedy)])
 }
 
@@ -237,7 +245,10 @@ mod tests {
             problems[0].finding,
             "the kernel module is 580.76.05, the installer's record 580.76.06"
         );
-        assert_eq!(problems[0].remedy.as_deref(), Some("nvstage provision 201 --gpus 0"));
+        assert_eq!(
+            problems[0].remedy.as_deref(),
+            Some("nvstage provision 201 --gpus 0 --recipe driver-only")
+        );
         assert_eq!(found(driver_version, "arch: amd64\n", &inside), []);
         let mut host = healthy_host();
         host.module = None;
@@ -277,8 +288,8 @@ mod tests {
         let mut inside = healthy_inside();
         assert_eq!(found(nodes, CONFIG, &inside), []);
         for (state, remedy) in [
-            (NodeState::Forbidden, "nvstage provision 201 --gpus 0"),
-            (NodeState::NoAccess, "nvstage provision 201 --gpus 0"),
+            (NodeState::Forbidden, "nvstage provision 201 --gpus 0 --recipe driver-only"),
+            (NodeState::NoAccess, "nvstage provision 201 --gpus 0 --recipe driver-only"),
             (NodeState::Missing, "pct reboot 201"),
             (NodeState::NotADevice, "pct reboot 201"),
         ] {

@@ -3,9 +3,10 @@
 //! Only what takes effect is a [`Passed`] node: a line of the live section with a target that LXC
 //! does not ignore.
 
+use super::evidence::HostEvidence;
 use crate::container::config::{Access, Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, MountEntry};
-use crate::container::rules::{DeviceRule, Permission, permission};
+use crate::container::rules::{DeviceRule, DeviceRules};
 
 /// A node of NVIDIA's that the configuration passes to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +76,6 @@ pub(super) struct MadeDevice {
     pub(super) has_owner: bool,
 }
 
-/// A rule about character devices, and where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) number: usize,
-    pub(super) text: String,
-    pub(super) rule: DeviceRule,
-}
-
 /// A line about NVIDIA devices outside of the live section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stray {
@@ -117,12 +110,26 @@ pub fn passed(config: &LxcConfig) -> Vec<Passed> {
     passed
 }
 
+/// The paths below `/dev` that mount entries have as their sources.
+pub fn sources(config: &LxcConfig) -> Vec<String> {
+    let source = |line: Line<'_>| match line.kind.meaning() {
+        Some((mount::KEY, value)) => {
+            let source = mount::normal(MountEntry::parse(value).source);
+            source.starts_with("/dev/").then_some(source)
+        }
+        _ => None,
+    };
+    config.lines().filter_map(source).collect()
+}
+
 /// Whether any line of the file, of a snapshot too, is about NVIDIA: names it, or a number that
 /// is NVIDIA's alone.
 pub fn concerns_nvidia(config: &LxcConfig) -> bool {
     let bytes = config.to_bytes();
     let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
-    text.contains("nvidia") || rules(config).iter().any(|rule| rule.rule.is_nvidias())
+    let is_nvidias =
+        |line: Line<'_>| DeviceRule::parse(&line).is_some_and(|rule| rule.is_nvidias());
+    text.contains("nvidia") || config.lines().any(is_nvidias)
 }
 
 /// The devices that Proxmox VE makes itself, NVIDIA's or not.
@@ -160,13 +167,11 @@ pub(super) fn ignored_mounts(config: &LxcConfig) -> Vec<IgnoredMount> {
     config.lines().filter_map(ignored).collect()
 }
 
-/// The rules of the live section about character devices, in order.
-pub(super) fn rules(config: &LxcConfig) -> Vec<Rule> {
-    let rule = |line: Line<'_>| {
-        let rule = DeviceRule::parse(&line)?;
-        Some(Rule { number: line.number, text: line.text.into_owned(), rule })
-    };
-    config.lines().filter_map(rule).collect()
+/// LXC's list of device rules on this host.
+pub(super) fn rules(config: &LxcConfig, host: &HostEvidence<'_>) -> DeviceRules {
+    DeviceRules::of(config, &|path| {
+        host.nodes.iter().find(|node| node.path == path).map(|node| node.number)
+    })
 }
 
 /// The lines of the live section with this key: number and value.
@@ -207,8 +212,7 @@ pub(super) fn strays(config: &LxcConfig) -> Vec<Stray> {
 /// a blank line, each as `key: value`, and it tells the time of every snapshot
 /// (`PVE::LXC::Config::write_pct_config`).
 fn strays_of(section: &str, part: &LxcConfig) -> Vec<Stray> {
-    let is_pending = section.eq_ignore_ascii_case("[pve:pending]");
-    let mut is_by_hand = is_pending || part.value("snaptime").is_none();
+    let mut is_by_hand = part.value("snaptime").is_none();
     let mut strays = Vec::new();
     let mut before: Option<LineKind> = None;
     for line in part.lines() {
@@ -224,7 +228,7 @@ fn strays_of(section: &str, part: &LxcConfig) -> Vec<Stray> {
                 line.text != format!("{key}: {value}") || !is_after
             }
         };
-        if is_device_line(&line, is_pending) {
+        if is_device_line(&line) {
             let (section, text) = (section.to_owned(), line.text.trim().to_owned());
             strays.push(Stray { section, text, is_misplaced: is_by_hand });
         }
@@ -237,7 +241,7 @@ fn strays_of(section: &str, part: &LxcConfig) -> Vec<Stray> {
 
 /// Whether what a line of another file does is done by the live section too: by the same line, or
 /// by one of another form, which somebody may have given it.
-pub(super) fn is_there(config: &LxcConfig, text: &str) -> bool {
+pub(super) fn is_there(config: &LxcConfig, text: &str, host: &HostEvidence<'_>) -> bool {
     let wanted = LxcConfig::parse(text.as_bytes(), config.dialect());
     let Some(line) = wanted.lines().next() else { return true };
     let is_same = config.lines().any(|own| own.kind == line.kind || own.text == line.text);
@@ -245,8 +249,9 @@ pub(super) fn is_there(config: &LxcConfig, text: &str) -> bool {
     let own = passed(config);
     let is_passed = !nodes.is_empty()
         && nodes.iter().all(|node| own.iter().any(|other| other.covers(&node.path)));
-    let number = DeviceRule::parse(&line).and_then(|rule| rule.allowed_device());
-    let is_allowed = number.is_some_and(|number| is_allowed(&rules(config), number));
+    let number = DeviceRule::parse(&line)
+        .and_then(|rule| rule.number().filter(|number| rule.allows(*number)));
+    let is_allowed = number.is_some_and(|number| rules(config, host).opens(number));
     is_same || is_passed || is_allowed
 }
 
@@ -254,12 +259,6 @@ pub(super) fn is_there(config: &LxcConfig, text: &str) -> bool {
 pub(super) fn mounts(text: &str, node: &str) -> bool {
     let config = LxcConfig::parse(text.as_bytes(), Dialect::Proxmox);
     config.lines().any(|line| nvidia_mount(&line).is_some_and(|mount| mount.is_from(node)))
-}
-
-/// Whether all rules together, in order, allow a device.
-pub(super) fn is_allowed(rules: &[Rule], number: (u64, u64)) -> bool {
-    let rules: Vec<DeviceRule> = rules.iter().map(|rule| rule.rule.clone()).collect();
-    permission(&rules, number) == Permission::Allowed
 }
 
 /// The mount entry of a line, where its source is a node of NVIDIA's.
@@ -273,9 +272,8 @@ fn is_nvidia(path: &str) -> bool {
     path.starts_with("/dev/nvidia")
 }
 
-/// Whether a line of another section would pass an NVIDIA device in the live one. A `dev[n]` among
-/// the pending changes is Proxmox VE's own, and in its place.
-fn is_device_line(line: &Line<'_>, is_pending: bool) -> bool {
+/// Whether a line of another section would pass an NVIDIA device in the live one.
+fn is_device_line(line: &Line<'_>) -> bool {
     match &line.kind {
         LineKind::Raw { .. } => {
             nvidia_mount(line).is_some()
@@ -283,7 +281,7 @@ fn is_device_line(line: &Line<'_>, is_pending: bool) -> bool {
         }
         LineKind::Setting { key, value } => {
             let number = key.strip_prefix("dev").map(str::parse::<u8>);
-            !is_pending && matches!(number, Some(Ok(_))) && value.contains("/dev/nvidia")
+            matches!(number, Some(Ok(_))) && value.contains("/dev/nvidia")
         }
         _ => false,
     }
@@ -303,6 +301,7 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{healthy_host, host_of};
     use super::*;
     use crate::container::config::Dialect;
 
@@ -404,11 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_changes_have_no_raw_lines_and_a_snapshot_has_a_time() {
-        let text = format!("dev0: /dev/nvidia0\n{MOUNT}\n");
-        let config = config_of_sections(&[("[pve:pending]", &text)]);
-        assert_eq!(strays(&config).len(), 1);
-        assert_eq!(misplaced(&config), ["[pve:pending]"]);
+    fn a_snapshot_has_a_time() {
         let config = config_of_sections(&[("[before]", &format!("arch: amd64\n{MOUNT}\n"))]);
         assert_eq!(misplaced(&config), ["[before]"]);
     }
@@ -423,12 +418,14 @@ mod tests {
         let mount = |node: &str| {
             format!("lxc.mount.entry: {node} {} none bind,optional,create=file 0 0", &node[1..])
         };
-        assert!(is_there(&config, "lxc.cgroup2.devices.allow: c 195:0 rw"));
-        assert!(is_there(&config, "dev0: /dev/nvidia0,mode=0666"));
-        assert!(is_there(&config, &mount("/dev/nvidiactl")));
-        assert!(is_there(&config, &mount("/dev/nvidia0")));
-        assert!(!is_there(&config, &mount("/dev/nvidia1")));
-        assert!(!is_there(&config, "dev3: /dev/nvidia1,mode=0666"));
-        assert!(!is_there(&config, "lxc.cgroup2.devices.allow: c 511:0 rw"));
+        let sample = healthy_host();
+        let there = |text: &str| is_there(&config, text, &host_of(&sample));
+        assert!(there("lxc.cgroup2.devices.allow: c 195:0 rw"));
+        assert!(there("dev0: /dev/nvidia0,mode=0666"));
+        assert!(there(&mount("/dev/nvidiactl")));
+        assert!(there(&mount("/dev/nvidia0")));
+        assert!(!there(&mount("/dev/nvidia1")));
+        assert!(!there("dev3: /dev/nvidia1,mode=0666"));
+        assert!(!there("lxc.cgroup2.devices.allow: c 511:0 rw"));
     }
 }

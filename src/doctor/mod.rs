@@ -5,6 +5,7 @@
 //! never the same as finding nothing.
 
 mod configuration;
+mod devices;
 mod evidence;
 mod host;
 mod inside;
@@ -63,6 +64,18 @@ pub enum CheckName {
     MissingDevice,
     /// Configuration: Proxmox VE makes a node that only root may open.
     NodeModeInside,
+    /// Configuration: a line about NVIDIA's devices that nothing reads.
+    IgnoredLine,
+    /// Configuration: a path that is nearly that of a node.
+    MisspelledNode,
+    /// Configuration: a GPU without the nodes that every program needs.
+    IncompleteDevices,
+    /// Configuration: LXC's rules forbid a node that is passed.
+    ForbiddenDevice,
+    /// Configuration: rules of cgroup version 1, which LXC 7.0 does not know.
+    CgroupVersion,
+    /// Configuration: raw lines among the pending changes.
+    PendingLines,
     /// Inside: libraries and kernel module have the same version.
     DriverVersion,
     /// Inside: the nodes open.
@@ -98,6 +111,12 @@ impl CheckName {
             Self::ConfigDrift => "config-drift",
             Self::MissingDevice => "missing-device",
             Self::NodeModeInside => "node-mode-inside",
+            Self::IgnoredLine => "ignored-line",
+            Self::MisspelledNode => "misspelled-node",
+            Self::IncompleteDevices => "incomplete-devices",
+            Self::ForbiddenDevice => "forbidden-device",
+            Self::CgroupVersion => "cgroup-version",
+            Self::PendingLines => "pending-lines",
             Self::DriverVersion => "driver-version",
             Self::Nodes => "nodes",
             Self::ForeignDriver => "foreign-driver",
@@ -354,7 +373,7 @@ mod tests {
             let diagnosis = examine(&host_of(&host), &[running(container(text))]);
             assert_eq!(diagnosis.findings, []);
             assert_eq!(diagnosis.not_made, []);
-            assert_eq!(diagnosis.checks.len(), 24);
+            assert_eq!(diagnosis.checks.len(), 30);
         }
     }
 
@@ -385,9 +404,9 @@ mod tests {
         let diagnosis = examine(&host_of(&host), &[sick, running(container(CONFIG))]);
         assert_eq!(diagnosis.findings.len(), 1);
         assert_eq!(diagnosis.findings[0].check, CheckName::Unreadable);
-        assert_eq!(diagnosis.not_made.len(), 15);
+        assert_eq!(diagnosis.not_made.len(), 21);
         assert!(diagnosis.not_made.iter().all(|one| one.why.contains("Input/output")));
-        assert_eq!(diagnosis.checks.len(), 25);
+        assert_eq!(diagnosis.checks.len(), 31);
     }
 
     #[test]

@@ -1,49 +1,54 @@
 //! Commands that put things right, as the container's runtime has them.
 
+use super::devices;
 use super::evidence::{ContainerEvidence, HostEvidence};
 use super::lines;
 use super::{Remedy, State};
 use crate::container::config::{Dialect, LxcConfig};
 use crate::gpu::Source;
 use crate::recipe::Userland;
-use crate::{recipe, shell};
+use crate::{remedy, shell};
 
-/// Provisions the container again, with what it was given before.
-pub(super) fn provision(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
-    let gpus = gpus(host, container);
-    let mut words = vec!["nvstage", "provision", container.ctid.as_str(), "--gpus", &gpus];
-    if let Ok(Some(journal)) = &container.journal {
-        let named = [
-            ("--recipe", journal.recipe.as_str(), recipe::DEFAULT),
-            ("--profile", journal.profile.as_str(), recipe::FULL),
-        ];
-        for (option, value, default) in named {
-            if !value.is_empty() && value != default {
-                words.extend([option, value]);
-            }
-        }
+/// Provisions the container again, with what it was given before; one that nvstage has not worked on
+/// with the GPUs that its configuration means to pass.
+pub(super) fn provision(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Remedy {
+    let ctid = &container.ctid;
+    let journal = container.journal.as_ref().ok().and_then(Option::as_ref);
+    if journal.is_some_and(|journal| !journal.gpus.is_empty()) {
+        return remedy::provision(ctid).into();
     }
-    shell::line(words)
+    match gpus(host, container).as_slice() {
+        // Which ones is for somebody to choose.
+        [] => Remedy::Advice(format!(
+            "`{}` for every GPU of this host, `{}` for GPU 0 alone",
+            remedy::provision_first(ctid, "all"),
+            remedy::provision_first(ctid, "0")
+        )),
+        gpus => remedy::provision_first(ctid, &gpus.join(",")).into(),
+    }
 }
 
 /// Brings the container to the version of the kernel module: one that shares the host's driver is
 /// not installed into.
-pub(super) fn follow(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
+pub(super) fn follow(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Remedy {
     let journal = container.journal.as_ref().ok().and_then(Option::as_ref);
     match journal.map(|journal| journal.userland) {
-        Some(Userland::Share) => shell::line(["nvstage", "sync", container.ctid.as_str()]),
+        Some(Userland::Share) => remedy::sync(&container.ctid).into(),
         _ => provision(host, container),
     }
 }
 
+/// A text, then the command in backticks; a choice of commands as it is.
+pub(super) fn then(text: &str, remedy: &Remedy) -> Remedy {
+    Remedy::Advice(match remedy {
+        Remedy::Command(command) => format!("{text}, then `{command}`"),
+        Remedy::Advice(advice) => format!("{text}, then {advice}"),
+    })
+}
+
 /// Stops and starts the container.
 pub(super) fn restart(container: &ContainerEvidence) -> String {
-    let ctid = &container.ctid;
-    match container.config.dialect() {
-        Dialect::Proxmox => format!("pct reboot {ctid}"),
-        // A reboot alone does not read the configuration again.
-        Dialect::Lxc => format!("lxc-stop -n {ctid} && lxc-start -n {ctid}"),
-    }
+    remedy::restart(container.config.dialect(), &container.ctid)
 }
 
 /// Runs something inside the container.
@@ -58,7 +63,12 @@ pub(super) fn inside(container: &ContainerEvidence, command: &[&str]) -> String 
 
 /// Takes a line out of the configuration, which no command of Proxmox VE can do.
 pub(super) fn remove_line(container: &ContainerEvidence, number: usize) -> Remedy {
-    let edit = format!("take line {number} out of {}", container.path);
+    edit(container, &format!("take line {number} out of"))
+}
+
+/// Edits the configuration by hand: what is to be done, without the path at its end.
+pub(super) fn edit(container: &ContainerEvidence, what: &str) -> Remedy {
+    let edit = format!("{what} {}", container.path);
     Remedy::Advice(match container.state {
         State::Stopped => edit,
         State::Running(_) | State::Unreachable(_) => {
@@ -67,15 +77,11 @@ pub(super) fn remove_line(container: &ContainerEvidence, number: usize) -> Remed
     })
 }
 
-/// The GPUs that the journal tells, or that the configuration means to pass: by lines that work,
-/// or by ones that LXC ignores; where it has none of these, by those of another section.
-fn gpus(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
-    if let Ok(Some(journal)) = &container.journal
-        && !journal.gpus.is_empty()
-    {
-        return journal.gpus.clone();
-    }
+/// The GPUs that the configuration means to pass: by lines that work, or by ones that LXC ignores;
+/// where it has none of these, by those of another section.
+fn gpus(host: &HostEvidence<'_>, container: &ContainerEvidence) -> Vec<String> {
     let mut minors = minors(&container.config);
+    minors.extend(devices::named_minors(host, container));
     if minors.is_empty() {
         let dialect = container.config.dialect();
         let strays = lines::strays(&container.config).into_iter();
@@ -90,7 +96,7 @@ fn gpus(host: &HostEvidence<'_>, container: &ContainerEvidence) -> String {
             Err(_) => gpu.pci_address.clone(),
         });
     }
-    if gpus.is_empty() { "all".to_owned() } else { gpus.join(",") }
+    gpus
 }
 
 fn minors(config: &LxcConfig) -> Vec<u32> {
@@ -110,19 +116,14 @@ mod tests {
         let sample = healthy_host();
         let host = host_of(&sample);
         let mut container = container(CONFIG);
-        assert_eq!(provision(&host, &container), "nvstage provision 201 --gpus 0");
+        let first = "nvstage provision 201 --gpus 0 --recipe driver-only";
+        assert_eq!(&*provision(&host, &container), first);
         let mut journal = Journal::new(&container.ctid);
-        journal.gpus = "1".to_owned();
-        (journal.recipe, journal.profile) = ("cuda-12-8".to_owned(), "full".to_owned());
         container.journal = Ok(Some(journal.clone()));
-        assert_eq!(provision(&host, &container), "nvstage provision 201 --gpus 1");
-        journal.recipe = "/root/my recipes/own.toml".to_owned();
-        journal.profile = "build".to_owned();
+        assert_eq!(&*provision(&host, &container), first);
+        journal.gpus = "1".to_owned();
         container.journal = Ok(Some(journal));
-        assert_eq!(
-            provision(&host, &container),
-            "nvstage provision 201 --gpus 1 --recipe '/root/my recipes/own.toml' --profile build"
-        );
+        assert_eq!(&*provision(&host, &container), "nvstage provision 201");
     }
 
     #[test]
@@ -130,10 +131,12 @@ mod tests {
         let (mut sample, given) = (healthy_host(), CONFIG.replace("nvidia0", "nvidia1"));
         let remedy = |sample: &_, text: &str| provision(&host_of(sample), &container(text));
         let stray = format!("arch: amd64\n[before]\n{given}");
-        assert!(remedy(&sample, &stray).ends_with("--gpus 1"));
-        assert!(remedy(&sample, "arch: amd64\n").ends_with("--gpus all"));
+        assert!(remedy(&sample, &stray).contains("--gpus 1 "));
+        let choice = remedy(&sample, "arch: amd64\n");
+        assert!(matches!(choice, Remedy::Advice(_)), "{choice:?}");
+        assert!(choice.contains("--gpus all ") && choice.contains("--gpus 0 "), "{choice:?}");
         sample.unread.push(super::super::samples::silent_gpu());
-        assert!(remedy(&sample, &given).ends_with("--gpus 0000:81:00.0"));
+        assert!(remedy(&sample, &given).contains("--gpus 0000:81:00.0 "));
     }
 
     #[test]

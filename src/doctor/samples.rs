@@ -35,6 +35,7 @@ pub(super) struct Sample {
     pub(super) machines: Vec<Machine>,
     pub(super) boot: Boot,
     pub(super) unread: Vec<Unread>,
+    pub(super) lxc: Option<u32>,
 }
 
 pub(super) fn version(text: &str) -> DriverVersion {
@@ -82,6 +83,7 @@ pub(super) fn healthy_host() -> Sample {
             ..Boot::default()
         },
         unread: Vec::new(),
+        lxc: None,
     }
 }
 
@@ -97,6 +99,7 @@ pub(super) fn host_of(sample: &Sample) -> HostEvidence<'_> {
         machines: &sample.machines,
         boot: &sample.boot,
         unread: &sample.unread,
+        lxc: sample.lxc,
     }
 }
 
@@ -111,10 +114,12 @@ pub(super) fn silent_gpu() -> Unread {
 
 /// A stopped container with this configuration.
 pub(super) fn container(text: &str) -> ContainerEvidence {
+    let config = LxcConfig::parse(text.as_bytes(), Dialect::Proxmox);
     ContainerEvidence {
         ctid: Ctid::parse("201").unwrap(),
         path: "/etc/pve/lxc/201.conf".to_owned(),
-        config: LxcConfig::parse(text.as_bytes(), Dialect::Proxmox),
+        config: config.at_next_start(),
+        pending: config.pending(),
         unread: None,
         journal: Ok(None),
         state: State::Stopped,

@@ -197,7 +197,9 @@ fn interrupted(urgency: Urgency) -> String {
         Urgency::Finish => {
             "interrupted: nothing new begins, what runs is finished; again to end it at once"
         }
-        Urgency::AtOnce => "interrupted: what runs is ended, and put back",
+        Urgency::AtOnce => {
+            "interrupted: what runs is ended; a container that is not done stays incomplete"
+        }
     }
     .to_owned()
 }
@@ -485,7 +487,7 @@ fn not_begun(count: usize) -> Error {
         _ => format!("begin with {count} containers: interrupted by a signal"),
     };
     let hints = Error::interrupted().hints().to_vec();
-    hints.into_iter().fold(Error::general(what), Error::hint)
+    hints.into_iter().fold(Error::new(ExitCode::Interrupted, what), Error::hint)
 }
 
 #[cfg(test)]
@@ -705,7 +707,7 @@ mod tests {
         let entries = vec![(ctid("101"), Entry::Ready(0)), (ctid("102"), Entry::NotReached)];
         let reports = scene.batch(2, OnFailure::GoOn).run(entries, free, work);
         assert_eq!(outcomes(&reports), ["101 skipped", "102 skipped"]);
-        assert_eq!(reports[1].exit.code(), 1);
+        assert_eq!(reports[1].exit, ExitCode::Interrupted);
     }
 
     #[test]
@@ -732,7 +734,7 @@ mod tests {
         let reports = scene.batch(1, OnFailure::GoOn).run(entries, free, work);
         assert_eq!(outcomes(&reports), ["101 done", "102 skipped", "103 skipped"]);
         let codes: Vec<u8> = reports.iter().map(|report| report.exit.code()).collect();
-        assert_eq!(codes, [0, 1, 1]);
+        assert_eq!(codes, [0, 130, 130]);
         let heard = scene.heard.names();
         let told = "failed to begin with 2 containers: interrupted by a signal";
         assert_eq!(heard.last().unwrap(), told);

@@ -7,9 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::engine::journal;
-use crate::error::Result;
+use crate::engine::steps::Steps;
+use crate::engine::survey::Configuration;
+use crate::error::{Error, Result};
+use crate::event::Events;
 use crate::host::paths::Paths;
 use crate::journal::{Journal, Power, Was};
+use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::{STATE_LIMIT, Session};
 
 /// Ticks of `/proc/<pid>/stat` in a second, on every architecture (`USER_HZ`, `proc_pid_stat(5)`).
@@ -42,6 +46,39 @@ impl Before {
             (Some(_), _) => Self::Running,
         }
     }
+}
+
+/// Puts back the power state that a killed run has changed, for a run whose own work cannot begin.
+///
+/// # Errors
+/// Not found or host error when the container cannot be looked at; restart error.
+pub fn put_back(session: &Session<'_>, steps: &mut Steps<'_>) -> Result<()> {
+    let read = Configuration::read(session)?;
+    let paths = &session.host.paths;
+    let journal = journal::of(paths, session.ctid, &read.config)?;
+    let before = Before::of(paths, session.init_process()?, journal.as_ref());
+    let what = match before {
+        Before::Running | Before::Stopped => return Ok(()),
+        Before::StartedByUs => "stopped again",
+        Before::StoppedByUs => "started again",
+    };
+    let began = steps.begin(Step::Restore);
+    let done = match before {
+        Before::StoppedByUs => session.start_regardless().map(drop),
+        _ => session.stop_regardless(),
+    };
+    let outcome = format!("{what}: a run that was cut short has changed it");
+    steps.finish(Step::Restore, done.map(|()| (Outcome::Changed(outcome), ())), began)?;
+    forget(session)
+}
+
+/// The report of a container whose work could not begin; its power state is put back.
+pub fn failed(session: &Session<'_>, events: &dyn Events, error: Error) -> ContainerReport {
+    let mut steps = Steps::new(session, events);
+    steps.report.add(Step::Facts, Outcome::Failed(error.what().to_owned()), Duration::ZERO);
+    // The first error counts.
+    let _ = put_back(session, &mut steps);
+    steps.into_report(Err(error))
 }
 
 /// Writes down what a container is, right before it is started or stopped; not of one that nvstage

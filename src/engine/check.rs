@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::container::passthrough::{DeviceNode, NodeKind};
-use crate::facts::{Facts, NodeState};
+use crate::facts::{DpkgState, Facts, NodeState};
 use crate::plan::DriverState;
 use crate::recipe::Check;
 use crate::report::Outcome;
@@ -20,6 +20,8 @@ pub enum Verdict {
     Passed,
     /// It does not hold: why.
     Failed(String),
+    /// It was not looked at as it should be: what is lacking for that. Never the same as passed.
+    NotCompared(String),
     /// This host cannot tell: why. Never the same as passed.
     NotCheckable(String),
 }
@@ -40,6 +42,7 @@ impl Checked {
         match &self.verdict {
             Verdict::Passed => Outcome::Unchanged(format!("{name} passed")),
             Verdict::Failed(why) => Outcome::Failed(format!("{name}: {why}")),
+            Verdict::NotCompared(why) => Outcome::Warned(format!("{name} not compared: {why}")),
             Verdict::NotCheckable(why) => {
                 Outcome::Skipped(format!("{name} not checkable here: {why}"))
             }
@@ -52,6 +55,7 @@ impl fmt::Display for Checked {
         match &self.verdict {
             Verdict::Passed => write!(f, "{} passed", self.name),
             Verdict::Failed(why) => write!(f, "{} failed: {why}", self.name),
+            Verdict::NotCompared(why) => write!(f, "{} not compared: {why}", self.name),
             Verdict::NotCheckable(why) => write!(f, "{} not checkable here: {why}", self.name),
         }
     }
@@ -115,6 +119,12 @@ fn libraries(evidence: &Evidence<'_>) -> Verdict {
             None => return Verdict::Failed(format!("`{library}` is not found by programs")),
         }
     }
+    if evidence.driver == &DriverState::Recorded {
+        let version = evidence.version;
+        return Verdict::NotCompared(format!(
+            "the cache has no installer of driver {version} to compare its files with"
+        ));
+    }
     match evidence.module {
         Some(_) => Verdict::Passed,
         None => Verdict::NotCheckable(NO_MODULE.to_owned()),
@@ -147,6 +157,13 @@ fn nvidia_smi(evidence: &Evidence<'_>) -> Verdict {
     let Some(smi) = &evidence.facts.smi else {
         return Verdict::Failed("`nvidia-smi` is not installed".to_owned());
     };
+    if !smi.is_owned {
+        let file = &smi.file;
+        return Verdict::Failed(format!("`{file}` belongs neither to the driver nor to a package"));
+    }
+    if smi.status == 0 && smi.output.trim().is_empty() {
+        return Verdict::Failed("it printed nothing (status 0)".to_owned());
+    }
     if smi.status == 0 {
         return match evidence.module {
             Some(_) => Verdict::Passed,
@@ -178,11 +195,14 @@ fn packages(evidence: &Evidence<'_>) -> Verdict {
     };
     let missing: Vec<&str> =
         evidence.packages.iter().filter(|name| !is_there(name)).map(String::as_str).collect();
-    if missing.is_empty() && !evidence.facts.dpkg_is_broken {
-        return Verdict::Passed;
+    match (evidence.facts.dpkg, missing.as_slice()) {
+        (DpkgState::AtWork, _) => {
+            Verdict::NotCheckable("apt or dpkg is at work in the container".to_owned())
+        }
+        (_, [_, ..]) => Verdict::Failed(format!("{} not installed", missing.join(", "))),
+        (DpkgState::CutShort, []) => {
+            Verdict::Failed("dpkg was interrupted, or left something half-installed".to_owned())
+        }
+        (DpkgState::Settled, []) => Verdict::Passed,
     }
-    if missing.is_empty() {
-        return Verdict::Failed("`dpkg --audit` finds something half-installed".to_owned());
-    }
-    Verdict::Failed(format!("{} not installed", missing.join(", ")))
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::apt;
+use crate::apt::base;
 use crate::apt::isolated::Fetch;
 use crate::apt::sources::Source;
 use crate::apt::system::System;
@@ -57,8 +58,19 @@ pub struct Request<'a> {
 struct Target {
     name: String,
     status: Vec<u8>,
+    origin: TargetOrigin,
+    /// The packages, where they are not the request's.
+    wants: Vec<String>,
+}
+
+/// Why a system is resolved for.
+enum TargetOrigin {
     /// Somebody asked for it now; what cannot be resolved for it is an error.
-    is_named: bool,
+    Named,
+    /// The old lock has it, and keeps what it has for it where that cannot be told anew.
+    Locked(LockedTarget),
+    /// No system: [`EMPTY`].
+    Empty,
 }
 
 /// Fetches what the systems lack, and completes the lock with it. `lock` has installer and key
@@ -129,27 +141,46 @@ impl Work<'_> {
         self.complete(&repositories, resolved)
     }
 
-    /// The named systems, those of the old lock whose status is still here, and the empty one.
+    /// The named systems, those of the old lock, and the empty one. A system that the old lock has
+    /// for other packages stays with these too, unless they are among those that are wanted now.
     fn targets(&self) -> Result<Vec<Target>> {
         let mut targets: Vec<Target> = Vec::new();
         for system in &self.request.systems {
             let (name, status) = (system.name.clone(), system.status.clone());
-            targets.push(Target { name, status, is_named: true });
+            let wants = Vec::new();
+            targets.push(Target { name, status, origin: TargetOrigin::Named, wants });
         }
-        for old in self.old.iter().flat_map(|lock| &lock.targets) {
-            if old.name == EMPTY || targets.iter().any(|target| target.name == old.name) {
+        let wanted = self.request.recipe.packages();
+        let named = targets.len();
+        for (lock, old) in
+            self.old.iter().flat_map(|lock| lock.targets.iter().map(move |t| (lock, t)))
+        {
+            let wants = match lock.wants_of(old) {
+                wants if wants.iter().all(|name| wanted.contains(name)) => Vec::new(),
+                wants => wants.to_vec(),
+            };
+            let is_it = |target: &Target| target.name == old.name && target.wants == wants;
+            if (old.name == EMPTY && wants.is_empty()) || targets.iter().any(is_it) {
                 continue;
             }
-            if let Some(file) =
-                self.supplies.cache.find(&old.status.sha256, self.supplies.events)?
-            {
-                let (name, status) = (old.name.clone(), file.read()?);
-                targets.push(Target { name, status, is_named: false });
-            }
+            // As it is now, where it is named.
+            let now = targets[..named].iter().find(|target| target.name == old.name);
+            let status = match now.map(|target| target.status.clone()) {
+                Some(status) => status,
+                None => self.status_of(old)?,
+            };
+            let (name, origin) = (old.name.clone(), TargetOrigin::Locked(old.clone()));
+            targets.push(Target { name, status, origin, wants });
         }
-        let status = Vec::new();
-        targets.push(Target { name: EMPTY.to_owned(), status, is_named: false });
+        let (name, status, wants) = (EMPTY.to_owned(), Vec::new(), Vec::new());
+        targets.push(Target { name, status, origin: TargetOrigin::Empty, wants });
         Ok(targets)
+    }
+
+    /// The dpkg status of a locked system; empty where the cache does not have it any more.
+    fn status_of(&self, target: &LockedTarget) -> Result<Vec<u8>> {
+        let found = self.supplies.cache.find(&target.status.sha256, self.supplies.events)?;
+        found.map_or_else(|| Ok(Vec::new()), |file| file.read())
     }
 
     /// The metadata of the CUDA repository, then that of the distribution's.
@@ -277,26 +308,90 @@ impl Work<'_> {
         let resolver = Resolver::new(self.context, workspace, what, &self.pins())?;
         let mut resolved = Vec::new();
         for target in targets {
-            let fetches = match resolver.closure(&target.status, packages) {
-                Ok(fetches) => fetches,
-                Err(error) if error.is_interrupted() => return Err(error),
-                Err(error) if target.is_named => {
-                    let name = &target.name;
-                    return Err(error.because(format!("for {name}")));
+            let wants = if target.wants.is_empty() { packages } else { &target.wants };
+            let found = self.closure(&resolver, target, wants);
+            let fetches = match (found, &target.origin) {
+                (Ok(fetches), _) => fetches,
+                (Err(error), _) if error.is_interrupted() => return Err(error),
+                (Err(error), TargetOrigin::Named) => {
+                    return Err(error.because(format!("for {}", target.name)));
                 }
-                Err(_) if target.name == EMPTY => continue,
-                Err(error) => {
-                    let text = format!("{} is left out: failed to {}", target.name, error.what());
-                    self.supplies.events.emit(Event::Warning { text });
+                (Err(_), TargetOrigin::Empty) => continue,
+                (Err(error), TargetOrigin::Locked(old)) => {
+                    if let Some(kept) = self.as_it_was(old, error, repositories)? {
+                        resolved.push(kept);
+                    }
                     continue;
                 }
             };
             let status = self.supplies.cache.store(&target.status)?;
             let status = LockedFile { sha256: *status.digest(), size: status.size() };
-            let name = target.name.clone();
-            resolved.push((LockedTarget { name, status, packages: Vec::new() }, fetches));
+            let (name, wants) = (target.name.clone(), target.wants.clone());
+            resolved.push((LockedTarget { name, status, wants, packages: Vec::new() }, fetches));
         }
         Ok(resolved)
+    }
+
+    /// What a system lacks as it is, and without all that its distribution does not require: what
+    /// it has already a fresh one has not, nor itself after that was removed.
+    fn closure(
+        &self,
+        resolver: &Resolver<'_>,
+        target: &Target,
+        packages: &[String],
+    ) -> Result<Vec<Fetch>> {
+        let is_unknown = target.status.is_empty() && !matches!(target.origin, TargetOrigin::Empty);
+        if let (true, TargetOrigin::Locked(_)) = (is_unknown, &target.origin) {
+            return Err(Error::install(
+                "read its dpkg status: the cache does not have it any more",
+            ));
+        }
+        let mut fetches = resolver.closure(&target.status, packages)?;
+        let base = base::status(&target.status);
+        if base.len() < target.status.len() {
+            match resolver.closure(&base, packages) {
+                Ok(more) => fetches.extend(more),
+                Err(error) if error.is_interrupted() => return Err(error),
+                Err(error) => {
+                    let (name, what) = (&target.name, error.what());
+                    let text =
+                        format!("{name}: only what it lacks now is locked: failed to {what}");
+                    self.supplies.events.emit(Event::Warning { text });
+                }
+            }
+        }
+        fetches.sort_by_key(|fetch| fetch.sha256);
+        fetches.dedup_by_key(|fetch| fetch.sha256);
+        Ok(fetches)
+    }
+
+    /// What the old lock has for a system, as far as the repositories still have it.
+    fn as_it_was(
+        &self,
+        old: &LockedTarget,
+        error: Error,
+        repositories: &[Metadata],
+    ) -> Result<Option<(LockedTarget, Vec<Fetch>)>> {
+        let Some(lock) = &self.old else { return Ok(None) };
+        let of_it = |package: &&LockedPackage| old.packages.contains(&package.label());
+        let fetch =
+            |package: &LockedPackage| Fetch { file: package.path.clone(), sha256: package.sha256 };
+        let locked: Vec<Fetch> = lock.packages.iter().filter(of_it).map(fetch).collect();
+        let listed = resolve::listed(&locked, repositories)?;
+        let (count, of) = (listed.len(), locked.len());
+        let text = format!(
+            "{} keeps {count} of {of} locked packages: failed to {}",
+            old.name,
+            error.what()
+        );
+        self.supplies.events.emit(Event::Warning { text });
+        let wanted = self.request.recipe.packages();
+        let wants = match lock.wants_of(old) {
+            wants if wants.iter().all(|name| wanted.contains(name)) => Vec::new(),
+            wants => wants.to_vec(),
+        };
+        Ok((count > 0)
+            .then(|| (LockedTarget { wants, packages: Vec::new(), ..old.clone() }, listed)))
     }
 
     /// What this distribution's repository does not have, the one for the distribution before may:

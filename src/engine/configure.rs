@@ -1,23 +1,18 @@
 //! The edit of a container's configuration file: under the lock, compared with what was read,
 //! atomic; and of the journal, which knows of a line before the file has it.
 
-use std::time::Duration;
-
 use crate::container::config::Dialect;
 use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::engine::journal;
 use crate::engine::survey::{self, Configuration, Outside};
 use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
+use crate::host::files::Lock;
 use crate::host::{devices, files};
 use crate::journal::{Journal, State};
 use crate::plan::Reach;
 use crate::report::Outcome;
-use crate::runtime::Session;
-
-/// How long after an edit of a stopped container the hook of its stop may still write the old file
-/// (seen 1.9 s after a power-off, pve-container 6.1.10).
-pub const SETTLED: Duration = Duration::from_secs(2);
+use crate::runtime::{PowerState, Session};
 
 /// What became of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +56,10 @@ pub fn apply(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<Ap
     };
     confirm()?;
     let attached = attach(session, outside.change(), &entries)?;
+    if session.init_process()? != outside.pid {
+        session.settled()?;
+        return Ok(Applied::ChangedMeanwhile);
+    }
     if attached == Applied::ChangedMeanwhile || !outside.edit.adds_trees() {
         return Ok(attached);
     }
@@ -86,10 +85,10 @@ pub fn record(session: &Session<'_>, outside: &Outside) -> Result<()> {
     }
 }
 
-/// Writes the file, under Proxmox's lock.
+/// Writes the file, under Proxmox's lock, and at no moment at which the hook of a stop writes it.
 ///
 /// # Errors
-/// Not found when the container was moved away meanwhile; host error when the lock cannot be had,
+/// Restart error when a stop does not end; not found when the container was moved away meanwhile; host error when the lock cannot be had,
 /// the file is gone, locked for a task, or cannot be written; the file is then the old one.
 pub fn write(session: &Session<'_>, change: Change<'_>) -> Result<Applied> {
     write_if(session, change, || Ok(()))
@@ -103,7 +102,7 @@ fn write_if(
     confirm: impl FnOnce() -> Result<()>,
 ) -> Result<Applied> {
     let path = &change.read.path;
-    let _lock = session.runtime.lock_configuration(session.ctid)?;
+    let (lock, pid) = lock(session)?;
     if Configuration::read(session)?.bytes != change.read.bytes {
         return Ok(Applied::ChangedMeanwhile);
     }
@@ -123,7 +122,31 @@ fn write_if(
         };
         error.on(session.ctid)
     })?;
-    Ok(Applied::Written)
+    if pid.is_none() || session.init_process()? == pid {
+        return Ok(Applied::Written);
+    }
+    // It went down meanwhile, and the hook of its stop may have read the file before.
+    drop(lock);
+    session.settled()?;
+    Ok(match Configuration::read(session)?.bytes == new {
+        true => Applied::Written,
+        false => Applied::ChangedMeanwhile,
+    })
+}
+
+/// The lock on the configuration of a container that surely runs, with its first process, or is
+/// surely stopped: the hook of a stop writes without the lock. It is not waited for with it, since
+/// a user's hook script may call `pct`, which needs the lock.
+fn lock(session: &Session<'_>) -> Result<(Option<Lock>, Option<u32>)> {
+    loop {
+        session.settled()?;
+        let lock = session.runtime.lock_configuration(session.ctid)?;
+        match session.power_state()? {
+            PowerState::Running(pid) => return Ok((lock, Some(pid))),
+            PowerState::Stopped => return Ok((lock, None)),
+            PowerState::Changing => {}
+        }
+    }
 }
 
 /// The journal with the lines of before and after: whichever of them a run that is killed leaves in
@@ -161,7 +184,11 @@ fn attach(session: &Session<'_>, change: Change<'_>, entries: &[(&str, &str)]) -
         return Err(Error::host("add the devices to the running container")
             .because(finished.ended)
             .because(said)
-            .hint("stop the container, and run the command again")
+            .because("those that were plugged in before it failed can be used inside until a stop")
+            .hint(format!(
+                "`pct reboot {}` takes them out; then run the command again",
+                session.ctid
+            ))
             .on(session.ctid));
     }
     Ok(Applied::Written)
@@ -173,25 +200,33 @@ fn sha1(bytes: &[u8]) -> String {
     sha1::Sha1::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Looks whether the lines are still there: Proxmox rewrites the file at every stop without
-/// taking the lock, so an edit made at that moment can be lost. Only then the journal forgets the
-/// lines of before.
+/// Whether a configuration still is as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadBack {
+    /// It is.
+    Kept,
+    /// Somebody has undone the edit.
+    Lost,
+}
+
+/// Reads the configuration back after the start. Only where every line is there, the journal forgets
+/// the lines of before.
 ///
 /// # Errors
-/// Host error when they are not.
-pub fn confirm(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<()> {
+/// Host error when it cannot be read, or the journal not be written.
+pub fn read_back(session: &Session<'_>, outside: &Outside, wish: &Wish) -> Result<ReadBack> {
     let now = Configuration::read(session)?;
-    match outside.lacking_in(&now.config, wish)?.changed() {
-        false => journal::save(&session.host.paths, &outside.journal),
-        true => Err(lost(session)),
+    if outside.lacking_in(&now.config, wish)?.changed() {
+        return Ok(ReadBack::Lost);
     }
+    journal::save(&session.host.paths, &outside.journal)?;
+    Ok(ReadBack::Kept)
 }
 
 /// The error for an edit that somebody else's writing has undone.
 pub fn lost(session: &Session<'_>) -> Error {
-    Error::host("keep the configuration: somebody took the change out again")
-        .because("Proxmox rewrites the file when a container stops")
-        .hint("run the command again")
+    Error::host("keep the configuration: somebody took the change out again, twice")
+        .hint("run the command again when nobody else works at the container")
         .on(session.ctid)
 }
 

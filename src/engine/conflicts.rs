@@ -8,9 +8,12 @@ use std::io;
 use crate::apt::system::automatic;
 use crate::engine::tenant::{Images, Own, is_shown};
 use crate::error::Error;
+use crate::facts::Facts;
 use crate::host::mount::{self, Mounted, Owner};
 use crate::host::rootfs::ContainerRoot;
 use crate::lock::Lock;
+use crate::plan::{Action, Plan};
+use crate::recipe::Userland;
 
 /// Where dpkg lists the files of each package.
 const LISTS: &str = "/var/lib/dpkg/info";
@@ -134,6 +137,16 @@ fn files_of(root: &ContainerRoot, packages: &[String]) -> HashSet<String> {
     let lists = lists.iter().filter(is_of);
     let texts = lists.map(|list| root.read_text(&format!("{LISTS}/{list}"), 64 << 20));
     texts.flatten().flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// Why a container gets no driver while its packages bring one; `None` where none is to come.
+pub fn second_driver(plan: &Plan, userland: Userland, facts: &Facts) -> Option<Error> {
+    let is_shared = userland == Userland::Share;
+    let comes_shared = is_shared && plan.share.as_ref().is_some_and(Action::changes);
+    let finding = facts.second_driver().filter(|_| plan.driver.changes() || comes_shared)?;
+    let remedy = facts.second_driver_removal().join(" ");
+    let refused = Error::install("give it a driver: its packages bring one");
+    Some(refused.because(finding).hint(format!("inside: `{remedy}`")))
 }
 
 /// The packages that will be removed for a shared CUDA, as far as it can be told without asking the

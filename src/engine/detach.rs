@@ -14,17 +14,21 @@ use crate::container::passthrough::{self, DeviceNode, Edit, OwnLine};
 use crate::container::shared;
 use crate::engine::before::{self, Before};
 use crate::engine::configure::{self, Applied, Change};
+use crate::engine::dpkg;
 use crate::engine::existing_sources::{self, Back};
 use crate::engine::journal;
+use crate::engine::pending::{self, OnRestart};
 use crate::engine::steps::Steps;
 use crate::engine::survey::{self, Configuration, Look, OwnFiles};
 use crate::engine::tenant::{self, Images};
-use crate::error::{Error, Result};
+use crate::engine::unfinished;
+use crate::error::{Error, ExitCode, Result};
 use crate::event::Events;
 use crate::host::paths::Paths;
 use crate::host::rootfs::ContainerRoot;
-use crate::host::{devices, files, wait};
-use crate::journal::{Journal, Power, State};
+use crate::host::{devices, files};
+use crate::journal::{Journal, Power, State, Unfinished, UnfinishedWork};
+use crate::remedy;
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runfile::options;
 use crate::runtime::{Inside, Session};
@@ -48,20 +52,83 @@ pub enum Removal {
     Everything,
 }
 
-/// Works on one container. The report holds the error, if there was one.
+impl Removal {
+    fn work(self) -> UnfinishedWork {
+        match self {
+            Self::Devices => UnfinishedWork::Detach,
+            Self::Driver => UnfinishedWork::Uninstall,
+            Self::Everything => UnfinishedWork::Purge,
+        }
+    }
+
+    /// What is not finished after all of this is done: a driver that was half-written stays so where
+    /// it is not taken out.
+    fn leaves(self, before: Option<&Unfinished>) -> Option<Unfinished> {
+        let half_written = before.filter(|_| self == Self::Devices);
+        let half_written = half_written.filter(|unfinished| unfinished.driver.is_some());
+        half_written.map(|before| Unfinished::new(UnfinishedWork::Uninstall).after(Some(before)))
+    }
+}
+
+/// How it is to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// What is taken out beside the device lines.
+    pub removal: Removal,
+    /// What becomes of a running container that needs a restart.
+    pub on_restart: OnRestart,
+}
+
+/// Works on one container. The report holds the error, if there was one; of a container whose restart
+/// is left pending it says [`ExitCode::Differs`].
 pub fn run<'a>(
     session: &'a Session<'a>,
     events: &'a dyn Events,
-    removal: Removal,
+    manner: Manner,
 ) -> ContainerReport {
-    let mut work = Work { session, steps: Steps::new(session, events) };
-    let result = work.carry_out(removal);
-    work.steps.into_report(result)
+    let steps = Steps::new(session, events);
+    let mut work = Work { session, steps, on_restart: manner.on_restart, is_pending: false };
+    let result = work.carry_out(manner.removal).map_err(|error| {
+        // The first error counts.
+        let _ = before::put_back(session, &mut work.steps);
+        unfinished::explain(session, error)
+    });
+    let is_pending = result.is_ok() && work.is_pending;
+    let mut report = work.steps.into_report(result);
+    if is_pending {
+        report.exit = ExitCode::Differs;
+    }
+    report
 }
+
+/// Why a running container is going to be restarted; `None` for one that is not.
+///
+/// # Errors
+/// As [`Configuration::read`], or when LXC or the journal cannot be asked.
+pub fn foreseen_restart(session: &Session<'_>, removal: Removal) -> Result<Option<String>> {
+    let Some(pid) = session.init_process()? else { return Ok(None) };
+    let read = Configuration::read(session)?;
+    let paths = &session.host.paths;
+    let known = journal::of(paths, session.ctid, &read.config)?;
+    let own = own_lines(paths, (known.as_ref(), &read), removal)?;
+    let edit = passthrough::withdraw(&read.config, &own);
+    let is_pending = known.as_ref().is_some_and(|known| pending::of(paths, pid, known).is_some());
+    let has_devices = edit.changed() || is_pending || {
+        let owed = known.as_ref().map_or(&[][..], owed);
+        still_has(pid, owed, &edit)
+    };
+    Ok(has_devices.then(|| HAS_DEVICES.to_owned()))
+}
+
+/// Why a container is restarted.
+const HAS_DEVICES: &str = "it was started with its devices";
 
 struct Work<'a> {
     session: &'a Session<'a>,
     steps: Steps<'a>,
+    on_restart: OnRestart,
+    /// It needs a restart that is left pending.
+    is_pending: bool,
 }
 
 impl Work<'_> {
@@ -79,6 +146,12 @@ impl Work<'_> {
             Ok((Outcome::Unchanged(state.to_owned()), (journal, pid)))
         })?;
         let before = Before::of(&session.host.paths, pid, journal.as_ref());
+        if removal > Removal::Devices {
+            journal::update_managed(&session.host.paths, session.ctid, |journal| {
+                let work = Unfinished::new(removal.work());
+                journal.unfinished = Some(work.after(journal.unfinished.as_ref()));
+            })?;
+        }
         let mut result = Ok(());
         let mut is_to_stop = before == Before::StartedByUs;
         if removal > Removal::Devices {
@@ -126,6 +199,9 @@ impl Work<'_> {
     fn inside(&mut self, removal: Removal, journal: Option<&Journal>, pid: u32) -> Result<()> {
         let session = self.session;
         // Packages first: those that something else needs are a reason to leave everything as it is.
+        for path in unfinished::clear(session, journal)? {
+            self.steps.detail(format!("removed `{path}`: a run that was cut short left it"));
+        }
         let root = survey::root(session, pid)?;
         if tenant::remains(&root) {
             // What is shown may lie over what is to be removed.
@@ -133,8 +209,8 @@ impl Work<'_> {
             own.remarks().iter().for_each(|remark| self.steps.warn(remark));
         }
         if removal == Removal::Everything {
-            let packages = journal.map_or(&[][..], |journal| &journal.packages);
-            self.steps.step(Step::Packages, || Ok((purge(session, packages, &[])?, ())))?;
+            let packages = journal.map(Journal::all_packages).unwrap_or_default();
+            self.steps.step(Step::Packages, || Ok((purge(session, &packages, &[])?, ())))?;
         }
         self.steps.step(Step::Driver, || Ok((uninstall(session, pid)?, ())))
     }
@@ -162,48 +238,71 @@ impl Work<'_> {
     }
 
     fn power(&mut self, before: Before, taken: &Taken) -> Result<()> {
-        let session = self.session;
-        self.steps.step(Step::Power, || {
+        let (session, on_restart) = (self.session, self.on_restart);
+        let mut left = None;
+        let ended = self.steps.step(Step::Power, || {
             let changed = taken.edit.changed();
-            let is_running = session.init_process()?.is_some();
-            if changed && !is_running {
-                wait::wait(configure::SETTLED, &session.host.cancel)?;
-            }
-            let outcome = match (before, is_running, changed || still_has(session, taken)?) {
+            let pid = session.init_process()?;
+            let has_devices = changed || taken.is_pending || {
+                pid.is_some_and(|pid| still_has(pid, &taken.nodes, &taken.edit))
+            };
+            let outcome = match (before, pid.is_some(), has_devices) {
                 (Before::StoppedByUs, false, _) => {
                     session.start_regardless()?;
                     Outcome::Changed("started: a run that was cut short has stopped it".to_owned())
                 }
+                (Before::Running, true, true) if on_restart == OnRestart::LeavePending => {
+                    left = pid.and_then(|pid| pending::left(&session.host.paths, pid, HAS_DEVICES));
+                    pending::outcome(session.runtime.dialect(), session.ctid, HAS_DEVICES)
+                }
                 (Before::Running | Before::StoppedByUs, _, true) => {
+                    let applied = pending::applies(session)?;
                     before::restart(session)?;
-                    Outcome::Changed("restarted: it was started with its devices".to_owned())
+                    Outcome::Changed(format!("restarted: {HAS_DEVICES}{applied}"))
                 }
                 (_, _, false) => Outcome::Unchanged("no restart needed".to_owned()),
                 (Before::Stopped | Before::StartedByUs, _, true) => {
                     Outcome::Unchanged("stopped".to_owned())
                 }
             };
-            // Whether lines of ours came back: the hook of a stop writes what it has read before.
-            let read = Configuration::read(session)?;
-            if changed && passthrough::withdraw(&read.config, &taken.own).changed() {
-                return Err(configure::lost(session));
+            if changed && came_back(session, taken)? {
+                take_out(session, taken.removal)?;
+                if let (Outcome::Changed(_), Some(_)) = (&outcome, session.settled()?) {
+                    before::restart(session)?;
+                }
+                if came_back(session, taken)? {
+                    return Err(configure::lost(session));
+                }
             }
             // Only now the journal forgets the lines.
             if let Some(after) = &taken.after {
-                journal::save(&session.host.paths, after)?;
+                let mut after = after.clone();
+                after.pending_restart.clone_from(&left);
+                journal::save(&session.host.paths, &after)?;
             }
             Ok((outcome, ()))
-        })
+        });
+        self.is_pending = left.is_some();
+        ended
     }
+}
+
+/// Whether somebody has put lines back that were taken out.
+fn came_back(session: &Session<'_>, taken: &Taken) -> Result<bool> {
+    let read = Configuration::read(session)?;
+    Ok(passthrough::withdraw(&read.config, &taken.own).changed())
 }
 
 /// What was taken out of a configuration.
 struct Taken {
+    removal: Removal,
     edit: Edit,
     /// The lines that were ours.
     own: Vec<OwnLine>,
     /// The nodes that they passed, as long as the container has not been restarted without them.
     nodes: Vec<DeviceNode>,
+    /// An earlier run has left its restart pending.
+    is_pending: bool,
     /// The journal as it is to be when it is done; `None` for a container that has none.
     after: Option<Journal>,
 }
@@ -214,29 +313,27 @@ fn take_out(session: &Session<'_>, removal: Removal) -> Result<(Outcome, Taken)>
         let read = Configuration::read(session)?;
         let paths = &session.host.paths;
         let known = journal::of(paths, session.ctid, &read.config)?;
-        let mut own = match &known {
-            Some(journal) => journal.lines.clone(),
-            None => passthrough::in_our_form(&read.config, &own_majors(paths)?),
-        };
-        if removal == Removal::Devices {
-            // A shared driver is the container's userland, and stays like an installed one.
-            own.retain(|line| !line.text.as_deref().is_some_and(shared::is_in));
-        }
+        let own = own_lines(paths, (known.as_ref(), &read), removal)?;
+        let pid = session.init_process()?;
+        let is_pending = pid.is_some_and(|pid| {
+            known.as_ref().is_some_and(|known| pending::of(paths, pid, known).is_some())
+        });
         let edit = passthrough::withdraw(&read.config, &own);
         let before = known.clone().unwrap_or_else(|| Journal::new(session.ctid));
         let mut after = before.clone();
         after.state = State::Detached;
+        after.unfinished = Some(Unfinished::new(removal.work()).after(before.unfinished.as_ref()));
         // What was put in stays known: a rollback to a snapshot brings it back.
         after.lines.retain(|line| line.text.is_some());
-        let is_owed = before.state == State::Attached;
-        let nodes = if is_owed { before.nodes.clone() } else { Vec::new() };
+        let nodes = owed(&before).to_vec();
         let changed = edit.changed();
         let taken = |edit| {
             // What it was is known until it is that again.
             let mut after = after.clone();
             after.was = None;
+            after.unfinished = removal.leaves(before.unfinished.as_ref());
             let after = (known.is_some() || changed).then_some(after);
-            Taken { edit, own: own.clone(), nodes, after }
+            Taken { removal, edit, own: own.clone(), nodes: nodes.clone(), is_pending, after }
         };
         if !changed {
             files::clear_away(&read.path);
@@ -260,18 +357,42 @@ fn own_majors(paths: &Paths) -> Result<BTreeSet<u64>> {
     Ok(all.filter(|(name, _)| name.starts_with("nvidia")).map(|(_, major)| major).collect())
 }
 
+/// The lines that are taken out.
+fn own_lines(
+    paths: &Paths,
+    (known, read): (Option<&Journal>, &Configuration),
+    removal: Removal,
+) -> Result<Vec<OwnLine>> {
+    let mut own = match known {
+        Some(journal) => journal.lines.clone(),
+        None => passthrough::in_our_form(&read.config, &own_majors(paths)?),
+    };
+    if removal == Removal::Devices {
+        // A shared driver is the container's userland, and stays like an installed one.
+        own.retain(|line| !line.text.as_deref().is_some_and(shared::is_in));
+    }
+    Ok(own)
+}
+
+/// The nodes that a container has until it is restarted without them.
+fn owed(journal: &Journal) -> &[DeviceNode] {
+    match journal.state {
+        State::Attached => &journal.nodes,
+        State::Detached => &[],
+    }
+}
+
 /// Whether the container still runs with nodes that no line passes any more, after a run that was
 /// killed before the restart.
-fn still_has(session: &Session<'_>, taken: &Taken) -> Result<bool> {
-    let Some(pid) = session.init_process()? else { return Ok(false) };
+fn still_has(pid: u32, nodes: &[DeviceNode], edit: &Edit) -> bool {
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let is_mounted = |node: &&DeviceNode| {
         let target = |line: &str| line.split(' ').nth(4) == Some(node.path.as_str());
         mounts.lines().any(target)
     };
     let is_passed =
-        |node: &DeviceNode| taken.edit.foreign.iter().any(|line| line.text.contains(&node.path));
-    Ok(taken.nodes.iter().filter(is_mounted).any(|node| !is_passed(node)))
+        |node: &DeviceNode| edit.foreign.iter().any(|line| line.text.contains(&node.path));
+    nodes.iter().filter(is_mounted).any(|node| !is_passed(node))
 }
 
 fn describe(edit: &Edit) -> String {
@@ -319,15 +440,11 @@ pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
     arguments.extend(options::uninstaller_flags(&version, LOG));
     let ran = session.run_inside(&Inside { script: UNINSTALL, arguments, limit: LIMIT })?;
     let failed = || Error::install(format!("uninstall driver {version}"));
-    if ran.answer.has("busy") {
-        return Err(failed()
-            .because("another installer is at work inside the container, for 15 minutes now"));
-    }
+    dpkg::refuse_busy(&ran.answer, failed)?;
     if ran.answer.has("missing") {
         return Err(failed().because("`nvidia-uninstall` is not in the container").hint(format!(
-            "`nvstage provision {} --method installer` repairs the installation; then run the \
-                 command again",
-            session.ctid
+            "`{}` repairs the installation; then run the command again",
+            remedy::reinstall(session.ctid)
         )));
     }
     let status: Option<i32> = ran.answer.number("status");
@@ -348,29 +465,33 @@ pub fn uninstall(session: &Session<'_>, pid: u32) -> Result<Outcome> {
 }
 
 fn forget_driver(session: &Session<'_>, why: &str) -> Result<Outcome> {
-    journal::update_managed(&session.host.paths, session.ctid, |journal| journal.driver = None)?;
+    journal::update_managed(&session.host.paths, session.ctid, |journal| {
+        journal.driver = None;
+        if let Some(unfinished) = &mut journal.unfinished {
+            *unfinished = Unfinished::new(unfinished.work);
+        }
+    })?;
     Ok(Outcome::Unchanged(why.to_owned()))
 }
 
-/// Removes what was installed for it. The whole set is known and written down before the first
-/// package goes: a run that is cut short is finished by the next one. `others` were installed for it
-/// too, and stay.
+/// Removes packages that were installed for it. The whole set is known and written down before the first
+/// package goes: a run that is cut short is finished by the next one. `others` were installed for it too,
+/// and stay.
 ///
 /// # Errors
 /// Install error when something else needs them, or apt fails.
 pub fn purge(session: &Session<'_>, packages: &[String], others: &[String]) -> Result<Outcome> {
+    let (paths, ctid) = (&session.host.paths, session.ctid);
     let set = removable(session, packages)?;
-    let write_down = |set: &[String]| {
-        journal::update_managed(&session.host.paths, session.ctid, |journal| {
-            journal.packages = [set, others].concat();
-        })
-    };
-    write_down(&set)?;
+    journal::update_managed(paths, ctid, |journal| journal.begin(&set))?;
     session.host.cancel.check()?;
     purge_phase(session, "purge", &set)?;
     // Ours is gone now; the journal forgets the packages last.
     let back = existing_sources::put_back(session)?;
-    write_down(&[])?;
+    journal::update_managed(paths, ctid, |journal| {
+        journal.packages = others.to_vec();
+        journal.unfinished_packages.retain(|name| !packages.contains(name) && !set.contains(name));
+    })?;
     Ok(with_sources(removed(&set, packages), &back))
 }
 
@@ -400,16 +521,22 @@ fn with_sources(removed: Outcome, back: &Back) -> Outcome {
     }
 }
 
-/// What goes with these packages, themselves included: asked of the container's apt.
+/// What goes with these packages, themselves included: asked of the container's apt. While a removal or
+/// an installation is unfinished, and apt can tell nothing, it is these packages.
 ///
 /// # Errors
 /// Install error when something else needs them, or apt fails.
 pub fn removable(session: &Session<'_>, packages: &[String]) -> Result<Vec<String>> {
-    let asked = purge_phase(session, "ask", packages)?;
+    let journal = journal::load(&session.host.paths, session.ctid)?;
+    let phase = match journal.is_some_and(|journal| !journal.unfinished_packages.is_empty()) {
+        true => "resume",
+        false => "ask",
+    };
+    let asked = purge_phase(session, phase, packages)?;
     Ok(asked.all("package").map(str::to_owned).collect())
 }
 
-/// One phase of the script: `ask` or `purge`.
+/// One phase of the script: `ask`, `resume` or `purge`.
 fn purge_phase(session: &Session<'_>, phase: &str, packages: &[String]) -> Result<Answer> {
     let files = [apt::PINS_PATH, apt::SOURCES_PATH, apt::KEY_PATH].join(" ");
     let arguments = [&[phase.to_owned(), files][..], packages].concat();
@@ -417,20 +544,16 @@ fn purge_phase(session: &Session<'_>, phase: &str, packages: &[String]) -> Resul
     if ran.answer.has("end") {
         return Ok(ran.answer);
     }
-    let failed = Error::install(format!("remove {}", packages.join(" ")));
-    if ran.answer.has("busy") {
-        return Err(
-            failed.because("another installer is at work inside the container, for 15 minutes now")
-        );
-    }
+    let failed = || Error::install(format!("remove {}", packages.join(" ")));
+    dpkg::refuse_busy(&ran.answer, failed)?;
     if ran.answer.has("needed-by") {
         let others = ran.answer.text("needed-by").replace('\n', " ");
-        return Err(failed
+        return Err(failed()
             .because(format!("something else needs them: {others}"))
             .hint("remove that first, or leave the packages: `--uninstall` without `--purge`"));
     }
     let what = ran.answer.get("failed").unwrap_or("apt");
-    Err(failed
+    Err(failed()
         .because(format!("`{what}` failed, {}", ran.ended))
         .because(diagnosis::decisive(&ran.output))
         .hint(session.log.whole_output("apt")))

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::apt::system;
 use crate::architecture::Architecture;
 use crate::container::config::{Dialect, LxcConfig};
 use crate::container::passthrough::{DeviceNode, NodeKind};
@@ -57,6 +58,7 @@ pub fn diagnose(
         machines: &machines(paths, &inventory.pci),
         boot: &boot(paths),
         unread: &unread,
+        lxc: lxc_major(paths),
     };
     examine(&evidence, containers)
 }
@@ -92,12 +94,17 @@ pub fn container(session: &Session<'_>, process: Result<Option<u32>>) -> Result<
         // Which of its nodes are to be looked at, nobody knows.
         Ok(Some(_)) if unread.is_some() => State::Stopped,
         Ok(Some(pid)) => match ContainerRoot::of_process(pid) {
-            Ok(root) => State::Running(Box::new(inside(session, &root, &lines::passed(&config))?)),
+            Ok(root) => {
+                let passed = lines::passed(&config.at_next_start());
+                State::Running(Box::new(inside(session, &root, &passed)?))
+            }
             Err(error) => State::Unreachable(format!("its files cannot be seen: {error}")),
         },
     };
     let journal = journal::load(&session.host.paths, session.ctid).map_err(in_one_line);
-    Ok(ContainerEvidence { ctid: session.ctid.clone(), path, config, unread, journal, state })
+    let (ctid, pending) = (session.ctid.clone(), config.pending());
+    let config = config.at_next_start();
+    Ok(ContainerEvidence { ctid, path, config, pending, unread, journal, state })
 }
 
 /// By its journal, a damaged one too, or by any line of its configuration; a template never runs.
@@ -190,7 +197,7 @@ fn nodes(paths: &Paths, inventory: &Inventory, containers: &[ContainerEvidence])
     let mut nodes = inventory.nodes.clone();
     let mut named: BTreeSet<String> = COMMON_NODES.map(str::to_owned).into();
     for container in containers {
-        named.extend(lines::passed(&container.config).into_iter().map(|node| node.path));
+        named.extend(lines::sources(&container.config));
         named.extend(container.config.devices().into_iter().map(|device| device.path));
     }
     for path in named {
@@ -199,6 +206,16 @@ fn nodes(paths: &Paths, inventory: &Inventory, containers: &[ContainerEvidence])
         }
     }
     nodes
+}
+
+/// The first number of LXC's version, by dpkg's record.
+fn lxc_major(paths: &Paths) -> Option<u32> {
+    let status = std::fs::read_to_string(paths.host_path("/var/lib/dpkg/status")).ok()?;
+    let version = ["lxc-pve", "lxc"]
+        .into_iter()
+        .find_map(|package| system::installed_version(&status, package))?;
+    let upstream = version.split_once(':').map_or(&*version, |(_, upstream)| upstream);
+    upstream.split('.').next()?.parse().ok()
 }
 
 fn node(paths: &Paths, path: &str) -> Option<HostNode> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::engine::dpkg;
 use crate::engine::seen::Seen;
 use crate::engine::shown::{self, Shown};
 use crate::engine::supplies::Driver;
@@ -18,8 +19,9 @@ use crate::host::rootfs::ContainerRoot;
 use crate::host::stamp::Content;
 use crate::plan::DriverState;
 use crate::recipe::Recipe;
+use crate::runfile::backup_log::BackupLog;
 use crate::runfile::diagnosis::{self, Verdict};
-use crate::runfile::manifest::{Destination, DestinationKind};
+use crate::runfile::manifest::{COMPAT32_DIRECTORIES, Destination, DestinationKind};
 use crate::runfile::options;
 use crate::runtime::{Inside, Session};
 use crate::version::DriverVersion;
@@ -56,7 +58,7 @@ pub fn state(root: &ContainerRoot, package: Package<'_>, seen: &mut Seen) -> Dri
         Some(_) => {}
     }
     let mut wanted = destinations(package);
-    wanted.retain(|destination| destination.required || record.has(&destination.path));
+    wanted.retain_mut(|destination| is_expected(destination, &record));
     let comparison = Comparison { root, driver: package.driver, seen };
     let (mut problems, mut right) = (Vec::new(), Vec::new());
     for (destination, found) in wanted.iter().zip(comparison.of_all(&wanted)) {
@@ -89,6 +91,24 @@ pub fn state_since(
         session.log.note(&error.to_string());
     }
     state
+}
+
+/// Whether a file must be there: always, or because the installer says that it wrote it, at the
+/// path that the installer says.
+fn is_expected(destination: &mut Destination, record: &BackupLog) -> bool {
+    if record.has(&destination.path) {
+        return true;
+    }
+    if let Some(at) = destination.elsewhere.iter().position(|path| record.has(path)) {
+        destination.path = destination.elsewhere.swap_remove(at);
+        return true;
+    }
+    destination.required
+}
+
+/// The paths inside that the installer makes.
+pub fn paths(package: Package<'_>) -> Vec<String> {
+    destinations(package).into_iter().map(|destination| destination.path).collect()
 }
 
 fn destinations(package: Package<'_>) -> Vec<Destination> {
@@ -203,11 +223,24 @@ impl Driver {
     }
 }
 
-/// Refuses before anything is touched when the container has no room.
+/// Refuses before anything is touched when the container has no room, or no directory for 32-bit
+/// libraries that are wanted: the installer would leave those out and call it a success.
 ///
 /// # Errors
-/// Install error with both numbers.
+/// Install error; of space with both numbers.
 pub fn check_room(root: &ContainerRoot, package: Package<'_>, stage: Stage) -> Result<()> {
+    let is_there = |directory: &str| root.identity(directory).is_ok();
+    if package.recipe.installer_options().compat32.is_included()
+        && package.driver.tree.manifest().has_compat32()
+        && !COMPAT32_DIRECTORIES.iter().any(|directory| is_there(directory))
+    {
+        let places = COMPAT32_DIRECTORIES.join("` nor `");
+        return Err(Error::install("install 32-bit libraries: the container has no place for them")
+            .because(format!("it has neither `{places}`"))
+            .hint(
+                "inside: `dpkg --add-architecture i386 && apt-get update && apt-get install libc6:i386`",
+            ));
+    }
     let unpacked: u64 = package.driver.tree.total_size();
     let extra = if stage == Stage::Push { package.driver.file.size() + unpacked } else { 0 };
     // What is there of an older installation is taken away first.
@@ -283,11 +316,7 @@ impl Staged<'_> {
                 ))
                 .hint("is there room in the container's root file system?"));
         }
-        if ran.answer.has("busy") {
-            return Err(failed()
-                .because("another installer is at work inside the container, for 15 minutes now")
-                .hint("wait for it, or restart the container; then run the command again"));
-        }
+        dpkg::refuse_busy(&ran.answer, failed)?;
         // A command that was killed from outside ends before its container is seen to be gone.
         let is_cut_short = !ran.answer.has("end");
         if is_cut_short && self.session.is_gone_within(Duration::from_secs(3))? {

@@ -3,10 +3,8 @@
 # installer's log; then the installer's options
 tree=$1 run=$2 sha256=$3 log=$4
 shift 4
-# One installer at a time, also when nvstage was killed and its installer goes on: two at once
-# destroy each other's work. The lock lives as long as the installer that inherits it.
-exec 9>/run/.nvstage.lock
-command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
+# Two installers at once destroy each other's work. The lock lives as long as the installer that inherits it.
+take_turn 900
 rm -f "$log"
 wait_until_up 60
 work=/root/.nvstage
@@ -23,8 +21,9 @@ if [ "$tree" = - ]; then
   fi
   rm -rf "$work" && mkdir -p "$work/bin" "$work/tmp" || exit 1
   for tool in modprobe rmmod lsmod depmod; do ln -s /bin/true "$work/bin/$tool"; done
-  PATH=$work/bin:$PATH TMPDIR=$work/tmp
-  export PATH TMPDIR
+  # As root, tar would give files the owners in the archive, which a container may have no numbers for.
+  PATH=$work/bin:$PATH TMPDIR=$work/tmp TAR_OPTIONS=--no-same-owner
+  export PATH TMPDIR TAR_OPTIONS
   cd / && sh "$run" "$@" </dev/null
   status=$?
 else

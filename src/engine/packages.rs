@@ -6,13 +6,16 @@ use std::time::Duration;
 use crate::apt::diagnosis::{self, Origin};
 use crate::apt::{self, AptFile};
 use crate::engine::closure::Sha1Bound;
+use crate::engine::dpkg;
 use crate::engine::shown::{self, Shown};
 use crate::engine::stock::Mirror;
 use crate::engine::survey::Look;
+use crate::engine::wish::Wish;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::mount::Programs;
 use crate::recipe::Recipe;
+use crate::remedy;
 use crate::runtime::{Inside, Ran, Session};
 
 /// The whole toolkit is some gigabytes over a network of unknown speed.
@@ -42,6 +45,8 @@ pub struct Job<'a> {
     pub files: &'a [AptFile],
     /// Where the packages come from; `None` means the network.
     pub mirror: Option<&'a Mirror>,
+    /// Packages that a run which was cut short has left.
+    pub unfinished: &'a [String],
     /// The container's first process.
     pub pid: u32,
 }
@@ -82,6 +87,16 @@ pub fn install(
     Ok((asked, Facts::parse(&ran.answer).ok()))
 }
 
+/// Packages that the container's apt would bring in from the network, and of which nothing is there.
+///
+/// # Errors
+/// As [`ask`].
+pub fn coming(session: &Session<'_>, job: Job<'_>) -> Result<Vec<String>> {
+    let ran = run(session, job, (apt::SCRIPT, arguments(job, "ask")))?;
+    judge(session, job, &ran)?;
+    Ok(ran.answer.all("new").map(str::to_owned).collect())
+}
+
 fn asked(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<Asked> {
     let missing: Vec<String> = ran.answer.all("missing").map(str::to_owned).collect();
     if !missing.is_empty() {
@@ -91,13 +106,13 @@ fn asked(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<Asked> {
 }
 
 /// The error for a mirror that lacks files which a container needs.
-pub fn lacking(session: &Session<'_>, missing: &[String]) -> Error {
+pub fn lacking(session: &Session<'_>, wish: &Wish, missing: &[String]) -> Error {
     let count = missing.len();
     Error::install(format!("install packages offline: the cache lacks {count} that it needs"))
         .because(missing.join("\n"))
         .hint(format!(
-            "on a host with network: `nvstage prefetch --for {}`, or for the template it was made from",
-            session.ctid
+            "on a host with network: `{}`, or for the template it was made from",
+            remedy::prefetch(session.ctid, &wish.recipe)
         ))
 }
 
@@ -140,6 +155,7 @@ fn arguments(job: Job<'_>, what: &str) -> Vec<String> {
     // Only to install; where it is too long for an argument apt reads the packages itself.
     let is_for_it = what == "install" && read.len() <= LONGEST;
     arguments.push(if is_for_it { read.to_owned() } else { String::new() });
+    arguments.push(job.unfinished.join(" "));
     match job.mirror {
         Some(mirror) => arguments.extend(mirror.wanted(job.recipe.packages())),
         None => arguments.extend(job.recipe.packages().iter().cloned()),
@@ -152,11 +168,7 @@ fn judge(session: &Session<'_>, job: Job<'_>, ran: &Ran) -> Result<()> {
         return Ok(());
     }
     let error = Error::install(format!("install {}", job.recipe.packages().join(" ")));
-    if ran.answer.has("busy") {
-        return Err(error
-            .because("another installer is at work inside the container, for 15 minutes now")
-            .hint("wait for it, or restart the container; then run the command again"));
-    }
+    dpkg::refuse_busy(&ran.answer, || error.clone())?;
     let is_refused = ran.answer.has("refused") || ran.answer.has("failed");
     if !is_refused && session.is_gone_within(Duration::from_secs(3))? {
         return Err(error

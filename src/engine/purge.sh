@@ -1,13 +1,12 @@
 # Packages taken out again, by the container's own apt; nothing is fetched.
-# $1 what is done: ask, which says what would go, with what nothing needs any more then; or purge,
-# which removes exactly the packages that are named; $2 files to remove with them; then the packages
+# $1 what is done: ask, which says what would go, with what nothing needs any more then; resume, the same
+# for packages of a run that was cut short; or purge, which removes exactly the packages that are named; $2 files to remove with them; then the packages
 what=$1 files=$2
 shift 2
-# One at a time: where nvstage was killed, its apt goes on inside.
-exec 9>/run/.nvstage.lock
-command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
+take_turn 900
 wait_until_up 60
-apt() { apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null; }
+settle_dpkg 300
+apt() { apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null 9>&-; }
 removed() { # removed ARGUMENT…: what apt, told so, would remove
   simulated=$(apt -s "$@" 2>&1) || {
     printf '%s\n' "$simulated" >&2
@@ -19,18 +18,30 @@ status_of() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null; }
 is_among() { # is_among LINES NAME
   printf '%s\n' "$1" | grep -qxF -e "$2"
 }
-if [ -n "$(dpkg --audit)" ]; then dpkg --force-confdef --force-confold --configure -a </dev/null || :; fi
+
+# present PACKAGE…: those of which something is there.
+present() { for package; do case $(status_of "$package") in ?n*|'') ;; *) echo "$package" ;; esac; done; }
+is_whole=
+if [ "$what" = purge ]; then
+  # As long as something is half unpacked or lacks what it depends on, apt removes nothing else. Dpkg
+  # does, unless something else needs one of them.
+  if is_dpkg_unfinished && [ $# -gt 0 ]; then
+    dpkg --purge --force-remove-reinstreq "$@" </dev/null 9>&- || { say failed "dpkg --purge"; exit 1; }
+  fi
+elif apt check >/dev/null 2>&1; then
+  is_whole=yes
+elif [ "$what" = resume ]; then
+  present "$@" | sed 's/^/@nvstage package /'
+  say end
+  exit 0
+fi
 
 # After a run that did not end the names are those that it found: what had come along with others
 # goes only where nothing else needs it. Apt does not say that while dependencies are unmet, nor
 # once dpkg has begun: it takes everything that is named for wanted by itself.
 named=$(printf '%s\n' "$@")
 automatic=
-is_whole=
-if [ "$what" = ask ] && apt check >/dev/null 2>&1; then
-  is_whole=yes
-  automatic=$(apt-mark showauto)
-fi
+[ -z "$is_whole" ] || automatic=$(apt-mark showauto)
 for package; do
   shift
   case $(status_of "$package") in
@@ -47,7 +58,7 @@ if [ $# -gt 0 ]; then
     exit 1
   fi
 fi
-if [ "$what" = ask ]; then
+if [ "$what" != purge ]; then
   going=$*
   unneeded=
   if [ -n "$is_whole" ]; then

@@ -2,7 +2,8 @@
 //! the configurations of the containers that nvstage manages.
 //!
 //! Order of events: [`prepare`] loads what is installed and makes the nodes of what is loaded;
-//! then [`renumber`] for each container that [`needs_numbers`].
+//! then [`renumber`] for each container that [`needs_numbers`], and [`complete_shared`] for each that
+//! runs and [`shares`].
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +14,9 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use crate::container::passthrough::Method;
-use crate::engine::configure;
+use crate::engine::survey::{self, Look};
+use crate::engine::tenant::{self, Images};
+use crate::engine::{configure, wish};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::host::Host;
@@ -21,8 +24,11 @@ use crate::host::devices::Inventory;
 use crate::host::modules::Module;
 use crate::host::nodes::{self, DeviceFiles, Making, Standing, WantedNode};
 use crate::host::paths::Paths;
+use crate::host::rootfs::ContainerRoot;
 use crate::host::runlog::RunLog;
 use crate::journal::{Journal, State};
+use crate::recipe::Userland;
+use crate::remedy;
 use crate::report::Outcome;
 use crate::runtime::Session;
 
@@ -200,6 +206,70 @@ fn not_right(node: &WantedNode, stood: Standing) -> String {
 /// none: Proxmox VE looks at the nodes at every start.
 pub fn needs_numbers(journal: &Journal) -> bool {
     journal.state == State::Attached && journal.method == Method::Mount
+}
+
+/// True if the container shares something of its host.
+pub fn shares(journal: &Journal) -> bool {
+    let shares = journal.userland == Userland::Share || journal.cuda_image.is_some();
+    journal.state == State::Attached && shares
+}
+
+/// True if the container runs and lacks something of the images that it sees.
+///
+/// # Errors
+/// Host error when LXC does not answer, or an image cannot be looked at; install error when the
+/// container stops meanwhile.
+pub fn lacks_shared(session: &Session<'_>, journal: &Journal) -> Result<bool> {
+    Ok(SharedInside::of(session, journal)?.is_some_and(|inside| !inside.problems.is_empty()))
+}
+
+/// Sets up in a running container what it lacks of the images that it sees: a driver that came with a
+/// boot may have more files than the one before. `None` where it lacks nothing.
+///
+/// # Errors
+/// As [`lacks_shared`], and install error when something cannot be set up.
+pub fn complete_shared(session: &Session<'_>, journal: &Journal) -> Result<Option<Outcome>> {
+    let Some(inside) = SharedInside::of(session, journal)? else { return Ok(None) };
+    let Some(first) = inside.problems.first() else { return Ok(None) };
+    let SharedInside { root, images, triplet, .. } = &inside;
+    if let Some(path) = images.moved_aside(root, triplet).first() {
+        let why = format!(
+            "{first}; `{path}` is the container's own: `{}` moves it aside",
+            remedy::sync(session.ctid)
+        );
+        return Ok(Some(Outcome::Warned(why)));
+    }
+    let look = Look { wait: 30, nodes: &[], packages: &[], checks: &[] };
+    survey::set_up(session, look, images, triplet)?;
+    match images.problems_but_names(root, triplet).first() {
+        Some(problem) => {
+            Err(Error::install("share what the host has").because(problem).on(session.ctid))
+        }
+        None => Ok(Some(Outcome::Changed(format!("set up anew: {first}")))),
+    }
+}
+
+/// What a running container shares.
+struct SharedInside {
+    root: ContainerRoot,
+    images: Images,
+    triplet: &'static str,
+    /// What it lacks.
+    problems: Vec<String>,
+}
+
+impl SharedInside {
+    /// `None` for a container that does not run, or whose images this host has no record of.
+    fn of(session: &Session<'_>, journal: &Journal) -> Result<Option<Self>> {
+        let Some(pid) = session.init_process()? else { return Ok(None) };
+        let root = survey::root(session, pid)?;
+        let triplet = wish::host_architecture()?.triplet();
+        let images = tenant::images_inside(&session.host.paths, &root, journal)?;
+        Ok(images.map(|images| {
+            let problems = images.problems(&root, triplet);
+            Self { root, images, triplet, problems }
+        }))
+    }
 }
 
 /// Corrects the numbers in a container's configuration; waits while `/etc/pve` is read-only.

@@ -5,7 +5,7 @@
 //! digests are verified already, and the host's apt may refuse a key that is pinned here), one
 //! `apt-get update`, then one `apt-get install --print-uris` for each status. Nothing is downloaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -134,6 +134,22 @@ fn lay_out(root: &Path, repository: &Metadata, architecture: Architecture) -> Re
         locked.suite,
         locked.components.join(" ")
     ))
+}
+
+/// Those of the packages that the verified indexes list.
+///
+/// # Errors
+/// Install error when an index cannot be read.
+pub fn listed(wanted: &[Fetch], repositories: &[Metadata]) -> Result<Vec<Fetch>> {
+    let mut digests = BTreeSet::new();
+    for repository in repositories {
+        for (index, file) in repository.locked.indexes.iter().zip(&repository.indexes) {
+            for listed in packages(file, &index.path)? {
+                digests.insert(listed?.sha256);
+            }
+        }
+    }
+    Ok(wanted.iter().filter(|fetch| digests.contains(&fetch.sha256)).cloned().collect())
 }
 
 /// The packages with these digests as the verified indexes list them, sorted.

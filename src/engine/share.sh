@@ -8,8 +8,7 @@ list=$home/links
 # What was moved aside, one a line: path, and where it is now.
 aside=$home/aside
 unit=nvstage-ldconfig.service
-exec 9>/run/.nvstage.lock
-command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
+take_turn 900
 failed() { say failed "$*"; exit 1; }
 put() { # put FILE TEXT: at once, or not at all
   mkdir -p "${1%/*}" && printf '%s\n' "$2" >"$1.nvstage" && mv -f "$1.nvstage" "$1" || failed "write $1"

@@ -37,9 +37,6 @@ use crate::recipe::{CudaMethod, Userland};
 use crate::runtime::{Runtime, Session};
 use crate::version::DriverVersion;
 
-/// A library that every version of the driver has, and its name without the version.
-const LIBRARY: &str = "libnvidia-ml.so.";
-
 /// Whether a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -102,6 +99,9 @@ pub struct ContainerStatus {
     pub shared_with: Vec<Ctid>,
     /// What is not as it should be.
     pub drift: Vec<Drift>,
+    /// What is to be known of it, and needs nothing to be done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The last run that worked on it.
     pub last_run: Option<LastRun>,
 }
@@ -126,6 +126,8 @@ pub struct Machine<'a> {
 pub(super) struct Files {
     pub(super) journal: Option<Journal>,
     pub(super) config: LxcConfig,
+    /// What is missing of the driver in the running container.
+    pub(super) lacking: Vec<String>,
 }
 
 impl<'a> Machine<'a> {
@@ -195,6 +197,7 @@ impl<'a> Machine<'a> {
             driver_lines: Vec::new(),
             shared_with: Vec::new(),
             drift: Vec::new(),
+            notes: Vec::new(),
             last_run: None,
         };
         let journal = journal::load(&self.host.paths, &status.container);
@@ -208,7 +211,10 @@ impl<'a> Machine<'a> {
             status.last_run.clone_from(&journal.last_run);
         }
         match self.configuration(&status.container) {
-            Ok(config) => self.look(&mut status, Files { journal, config }),
+            Ok(config) => {
+                let lacking = Vec::new();
+                self.look(&mut status, Files { journal, config, lacking });
+            }
             Err(error) if error.code() == ExitCode::NotFound => {
                 if is_managed {
                     status.state = State::Gone;
@@ -252,6 +258,10 @@ impl<'a> Machine<'a> {
         let journal = files.journal.as_ref();
         status.driver = self.driver(root.as_ref(), journal);
         status.cuda = cuda(root.as_ref(), journal);
+        if let Some(root) = root.as_ref().filter(|_| status.driver.is_some()) {
+            files.lacking = self.lacking(root, journal);
+        }
+        status.notes.extend(drift::of_template(self, status));
         status.drift.extend(drift::of(self, status, &files));
     }
 
@@ -292,10 +302,15 @@ impl<'a> Machine<'a> {
         journal: Option<&Journal>,
     ) -> Option<Seen<DriverVersion>> {
         let userland = journal.map(|journal| journal.userland);
+        let unfinished = journal.and_then(|journal| journal.unfinished.as_ref());
+        if unfinished.is_some_and(|unfinished| unfinished.driver.is_some()) {
+            // The installer's record names it from its first file on.
+            return None;
+        }
         let seen = |version, source| Seen { version, source };
         match (root, userland) {
             (Some(root), Some(Userland::Share)) => {
-                shared_inside(root).map(|version| seen(version, Source::Inside))
+                tenant::version_inside(root).map(|version| seen(version, Source::Inside))
             }
             (Some(root), _) => {
                 let version = survey::record(root).and_then(|record| record.version);
@@ -309,6 +324,18 @@ impl<'a> Machine<'a> {
                 version.map(|version| seen(version, Source::Journal))
             }
         }
+    }
+
+    /// What a running container lacks of its driver, and of what it shares.
+    fn lacking(&self, root: &ContainerRoot, journal: Option<&Journal>) -> Vec<String> {
+        let shared = journal.map(|journal| tenant::lacking(&self.host.paths, root, journal));
+        let mut lacking = shared.unwrap_or_default();
+        if journal.is_none_or(|journal| journal.userland == Userland::Installer)
+            && let Some(record) = survey::record(root)
+        {
+            lacking.extend(survey::lacking(root, &record));
+        }
+        lacking
     }
 
     pub(super) fn host(&self) -> &Host {
@@ -329,13 +356,6 @@ fn share(status: &ContainerStatus) -> Option<Share> {
     let has_any = !status.gpus.is_empty() && status.state != State::Template;
     let (container, gpus) = (&status.container, &status.gpus);
     has_any.then(|| Share { container: container.clone(), gpus: gpus.clone() })
-}
-
-/// The version of the shared driver that a running container sees: it keeps the one that it started
-/// with.
-fn shared_inside(root: &ContainerRoot) -> Option<DriverVersion> {
-    let names = root.names(&format!("{}/lib", tenant::DRIVER)).ok()?;
-    names.iter().find_map(|name| DriverVersion::parse(name.strip_prefix(LIBRARY)?).ok())
 }
 
 /// The versions of CUDA.

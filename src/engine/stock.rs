@@ -1,7 +1,7 @@
 //! What of a container's packages the cache has: the lock for its distribution, how old it is, and
 //! the partial mirror it is installed from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
@@ -13,6 +13,7 @@ use crate::artifact::Artifact;
 use crate::digest::Digest;
 use crate::engine::chain::{self, Chain, Unpinned};
 use crate::engine::closure::Sha1Bound;
+use crate::engine::resolve;
 use crate::engine::shown::PLACE;
 use crate::engine::supplies::Supplies;
 use crate::error::{Error, Result};
@@ -88,10 +89,8 @@ impl Supplies<'_> {
         architecture: Architecture,
     ) -> Result<Option<Lock>> {
         let name = Lock::file_name(recipe.name(), distribution, architecture);
-        let (lock, others) = match self.cache.lock(&name)? {
-            Some(lock) if lock.covers(recipe.packages()) => (Some(lock), Vec::new()),
-            other => (None, other.map(|lock| lock.wants).unwrap_or_default()),
-        };
+        let whole = self.cache.lock(&name)?;
+        let lock = whole.as_ref().and_then(|lock| lock.covering(recipe.packages()));
         if lock.is_some() || self.fetcher.network() == Network::Allowed {
             return Ok(lock);
         }
@@ -99,9 +98,11 @@ impl Supplies<'_> {
         let error = Error::install(format!(
             "install {packages} offline: the cache has no packages for {distribution}"
         ));
-        let error = match others.is_empty() {
+        let others = whole.iter().flat_map(|lock| lock.wanted());
+        let others: Vec<String> = others.map(|wants| wants.join(" ")).collect();
+        let error = match others.concat().is_empty() {
             true => error,
-            false => error.because(format!("it has them for {}", others.join(" "))),
+            false => error.because(format!("it has them for {}", others.join("; for "))),
         };
         Err(error
         .hint("on a host with network: `nvstage prefetch --for CTID`, or `--for TEMPLATE.tar.zst`")
@@ -214,6 +215,30 @@ impl Supplies<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The names of all packages in the cached indexes of a distribution's repositories, whatever
+    /// was resolved, with the date of the CUDA release; `None` where the cache does not have them.
+    ///
+    /// # Errors
+    /// Install error when an index cannot be read.
+    pub fn known_packages(
+        &self,
+        recipe: &Recipe,
+        distribution: &str,
+        architecture: Architecture,
+    ) -> Result<Option<(Timestamp, BTreeSet<String>)>> {
+        let name = Lock::file_name(recipe.name(), distribution, architecture);
+        let Ok(Some(lock)) = self.cache.lock(&name) else { return Ok(None) };
+        let Some(cuda) = lock.repositories.first() else { return Ok(None) };
+        let mut names = BTreeSet::new();
+        for index in lock.repositories.iter().flat_map(|repository| &repository.indexes) {
+            let Some(file) = self.cache.find(&index.sha256, self.events)? else { return Ok(None) };
+            for listed in resolve::packages(&file, &index.path)? {
+                names.insert(listed?.name);
+            }
+        }
+        Ok(Some((cuda.date, names)))
     }
 
     /// The packages of a lock into the cache.

@@ -132,7 +132,7 @@ impl Supplies<'_> {
         let mut artifact = recipe.installer(version, architecture)?;
         let locked = match artifact.digest {
             Some(_) => None,
-            None => self.locked_installer(recipe, version, &artifact.name),
+            None => self.locked_installer(recipe, version, &artifact.name)?,
         };
         let trust = locked.as_ref().map_or(Trust::Pinned, |locked| locked.trust);
         if let Some(locked) = locked {
@@ -185,33 +185,47 @@ impl Supplies<'_> {
         if artifact.digest.is_some() {
             return Ok(Trust::Pinned);
         }
-        if let Some(locked) = self.locked_installer(recipe, version, &artifact.name) {
+        if let Some(locked) = self.locked_installer(recipe, version, &artifact.name)? {
             (artifact.digest, artifact.size) = (Some(locked.sha256), Some(locked.size));
             return Ok(locked.trust);
         }
-        if self.published == PublishedDigest::Refused {
-            let what = format!("verify `{}`: no digest of it is pinned", artifact.name);
-            return Err(Error::install(what).hint(
-                "`--trust-tls` believes the digest that NVIDIA publishes beside it, and records it",
-            ));
-        }
+        self.refuse_unpinned(artifact)?;
         artifact.digest = Some(self.cache.read_published_digest(artifact, self.fetcher)?);
         let text = format!("`{}`: its digest is believed over TLS alone", artifact.name);
         self.events.emit(Event::Warning { text });
         Ok(Trust::Tls)
     }
 
-    /// What an earlier `prefetch` of any distribution recorded of this installer.
+    /// Refuses an installer whose digest nobody knows, where the published one may not be believed.
+    ///
+    /// # Errors
+    /// Install error.
+    pub fn refuse_unpinned(&self, artifact: &Artifact) -> Result<()> {
+        if artifact.digest.is_some() || self.published == PublishedDigest::TrustTls {
+            return Ok(());
+        }
+        let what = format!("verify `{}`: no digest of it is pinned", artifact.name);
+        Err(Error::install(what).hint(
+            "`--trust-tls` believes the digest that NVIDIA publishes beside it, and records it",
+        ))
+    }
+
+    /// What an earlier run recorded of this installer: in a lock of any distribution, or of its own
+    /// where the locks have another version by now.
     fn locked_installer(
         &self,
         recipe: &Recipe,
         version: &DriverVersion,
         name: &str,
-    ) -> Option<LockedInstaller> {
-        let locks = self.locks().ok()?.into_iter().map(|(_, lock)| lock);
+    ) -> Result<Option<LockedInstaller>> {
+        let is_it = |found: &LockedInstaller| &found.version == version && found.name == name;
+        let locks = self.locks().unwrap_or_default().into_iter().map(|(_, lock)| lock);
         let mut installers =
             locks.filter(|lock| lock.recipe == recipe.name()).map(|lock| lock.installer);
-        installers.find(|installer| &installer.version == version && installer.name == name)
+        match installers.find(is_it) {
+            Some(installer) => Ok(Some(installer)),
+            None => Ok(self.cache.believed(recipe.name(), name)?.filter(is_it)),
+        }
     }
 
     /// The repository of a recipe for a distribution, with its key: from the cache by the lock,

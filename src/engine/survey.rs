@@ -1,22 +1,23 @@
 //! What a container is: its configuration from outside, its system from inside, its driver file
 //! by file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::answer::Answer;
-use crate::apt::{self, system};
+use crate::apt::{self, system, system::Presence};
 use crate::architecture::Architecture;
-use crate::container::config::{Dialect, LineKind, LxcConfig};
+use crate::container::config::{Dialect, LineKind, LxcConfig, PendingChange};
 use crate::container::passthrough::{
     self, DeviceNode, Edit, Method, NodeKind, OwnLine, Users, Wanted,
 };
 use crate::container::shared::SharedTree;
-use crate::engine::journal;
+use crate::engine::dpkg;
 use crate::engine::shared::{self, CudaImage};
 use crate::engine::tenant::{self, Images, Ways};
 use crate::engine::wish::Wish;
+use crate::engine::{journal, pending};
 use crate::error::{Error, Result};
 use crate::facts::{self, Facts};
 use crate::host::devices;
@@ -114,6 +115,30 @@ impl Outside {
         passthrough::edit(config, &wanted)
     }
 
+    /// Why it needs a restart that an earlier run has left pending.
+    pub fn pending_restart(&self) -> Option<&str> {
+        self.journal.pending_restart.as_ref().map(|pending| pending.why.as_str())
+    }
+
+    /// Why a running container is going to be restarted, as far as that can be seen from outside.
+    pub fn foreseen_restart(&self, session: &Session<'_>, wish: &Wish) -> Option<String> {
+        let pid = self.pid?;
+        if self.edit.changed() && self.reach == Reach::AtStart {
+            return Some("the configuration changes".to_owned());
+        }
+        if let Some(why) = self.pending_restart() {
+            return Some(why.to_owned());
+        }
+        let root = root(session, pid).ok()?;
+        let added = &self.edit.lines_added;
+        let is_added = |path: &str| added.iter().any(|line| line.contains(path));
+        let mut nodes = wish.nodes.iter().filter(|node| node.kind == NodeKind::File);
+        let missing =
+            |node: &&DeviceNode| !is_added(&node.path) && root.identity(&node.path).is_err();
+        let missing = nodes.find(missing)?;
+        Some(format!("it was started without `{}` as configured", missing.path))
+    }
+
     /// Whether every node is one that the change brings: none of them can be stale in a container
     /// that runs.
     pub fn brings_every_node(&self, wish: &Wish) -> bool {
@@ -167,32 +192,48 @@ pub fn outside(session: &Session<'_>, wish: &Wish, cuda: Option<&CudaImage>) -> 
     let edit = passthrough::edit(&configuration.config, &wanted)
         .map_err(|error| error.on(session.ctid))?;
     refuse_too_large(session, &configuration.path, edit.config.to_bytes().len())?;
-    // `pct set` writes the whole file anew, without what it does not understand.
-    let is_understood = configuration.config.lines().all(|line| line.kind != LineKind::Other);
-    let is_reached = pid.is_some() && entries == Some(DeviceEntries::Running) && is_understood;
-    let is_shown = pid.is_some() && !edit.changes_devices();
-    let reach = match is_shown || (is_reached && edit.devices_while_running().is_some()) {
-        true => Reach::WhileRunning,
-        false => Reach::AtStart,
+    let reach = match pid {
+        Some(_) => reach(config, &edit, entries.as_ref()),
+        None => Reach::AtStart,
     };
     let mut journal = before.clone().unwrap_or_else(|| Journal::new(session.ctid));
     journal.rootfs = rootfs(&configuration.config);
     journal.state = State::Attached;
-    wish.recipe.origin().clone_into(&mut journal.recipe);
-    journal.recipe_text = Some(wish.recipe.text().to_owned());
-    wish.recipe.profile().clone_into(&mut journal.profile);
-    wish.recipe.settings().clone_into(&mut journal.settings);
-    journal.gpus = wish.assignment.to_string();
+    write_down(wish, &mut journal);
     journal.method = method;
-    journal.nodes.clone_from(&wish.nodes);
     journal.lines.clone_from(&edit.own);
     (journal.userland, journal.cuda) = (ways.userland, ways.cuda);
     journal.cuda_image = match ways.cuda {
         CudaMethod::Share => cuda.map(|image| image.id.clone()).or(journal.cuda_image),
         CudaMethod::Apt => None,
     };
+    let is_pending = |pid: u32| pending::of(&session.host.paths, pid, before.as_ref()?);
+    journal.pending_restart = pid.and_then(is_pending).cloned();
     let cuda = cuda.cloned();
     Ok(Outside { configuration, edit, reach, users, pid, before, journal, ways, cuda, trees })
+}
+
+/// Writes down what was asked for.
+fn write_down(wish: &Wish, journal: &mut Journal) {
+    wish.recipe.origin().clone_into(&mut journal.recipe);
+    journal.recipe_text = Some(wish.recipe.text().to_owned());
+    wish.recipe.profile().clone_into(&mut journal.profile);
+    wish.recipe.settings().clone_into(&mut journal.settings);
+    journal.gpus = wish.assignment.to_string();
+    journal.nodes.clone_from(&wish.nodes);
+}
+
+/// When an edit reaches a container that runs.
+fn reach(config: &LxcConfig, edit: &Edit, entries: Option<&DeviceEntries>) -> Reach {
+    // `pct set` writes the whole file anew, without what it does not understand.
+    let is_understood = config.lines().all(|line| line.kind != LineKind::Other);
+    // A device that goes at the next start is still there: it cannot be plugged in once more.
+    let is_free = !config.pending().iter().any(PendingChange::is_of_device);
+    let is_plugged = entries == Some(&DeviceEntries::Running) && is_understood && is_free;
+    match !edit.changes_devices() || (is_plugged && edit.devices_while_running().is_some()) {
+        true => Reach::WhileRunning,
+        false => Reach::AtStart,
+    }
 }
 
 /// How devices are passed: as the user or the recipe says, or else as they are now.
@@ -280,8 +321,8 @@ pub fn refuse_too_large(session: &Session<'_>, path: &Path, bytes: usize) -> Res
 pub struct System {
     /// The distribution, `debian12`.
     pub distribution: String,
-    /// The packages that dpkg knows, as it writes them down.
-    pub packages: String,
+    /// Packages of which it has something.
+    pub packages: BTreeMap<String, Presence>,
     /// The name of its directories of libraries.
     pub triplet: &'static str,
 }
@@ -301,7 +342,8 @@ pub fn system(root: &ContainerRoot, architecture: Architecture) -> Result<System
     };
     refuse_found(facts, architecture)?;
     let distribution = system::distribution(&text("/etc/os-release"));
-    Ok(System { distribution, packages: text("/var/lib/dpkg/status"), triplet })
+    let packages = system::presence(&dpkg::records(root));
+    Ok(System { distribution, packages, triplet })
 }
 
 /// What to look for inside.
@@ -392,10 +434,7 @@ pub fn set_up(
 ) -> Result<(Facts, OwnFiles)> {
     let ran = look_by(session, look, (tenant::SET_UP, &images.arguments(triplet)))?;
     let failed = || Error::install("set up inside what the host shares").on(session.ctid);
-    if ran.answer.has("busy") {
-        return Err(failed()
-            .because("another installer is at work inside the container, for 15 minutes now"));
-    }
+    dpkg::refuse_busy(&ran.answer, failed)?;
     if !ran.answer.has("shared") {
         let what = ran.answer.get("failed").unwrap_or("the script");
         return Err(failed()
@@ -480,16 +519,33 @@ pub fn root(session: &Session<'_>, pid: u32) -> Result<ContainerRoot> {
     })
 }
 
-/// The driver without its files compared: the version in the installer's record.
+/// The driver without its files compared: the version in the installer's record, if all that it names
+/// is there and `journal` tells of no installation that is not finished.
 pub fn recorded_driver(
     root: &ContainerRoot,
     wanted: &crate::version::DriverVersion,
+    journal: Option<&Journal>,
 ) -> DriverState {
-    match record(root).and_then(|record| record.version) {
+    let Some(record) = record(root) else { return DriverState::Absent };
+    let unfinished = journal.and_then(|journal| journal.unfinished.as_ref());
+    match &record.version {
         None => DriverState::Absent,
-        Some(version) if &version == wanted => DriverState::Recorded,
-        Some(version) => DriverState::Other(version),
+        Some(version) if version != wanted => DriverState::Other(version.clone()),
+        Some(_) => {
+            match (unfinished.filter(|work| work.driver.is_some()), lacking(root, &record)) {
+                (Some(unfinished), _) => DriverState::Damaged(vec![unfinished.text()]),
+                (None, lacking) if !lacking.is_empty() => DriverState::Damaged(lacking),
+                (None, _) => DriverState::Recorded,
+            }
+        }
     }
+}
+
+/// What the installer's record names and the container has not; no file is read.
+pub fn lacking(root: &ContainerRoot, record: &BackupLog) -> Vec<String> {
+    let is_there = |path: &&str| root.identity(path).is_ok() || root.link_target(path).is_ok();
+    let missing = record.installed().filter(|path| !is_there(path));
+    missing.map(|path| format!("`{path}` is missing")).collect()
 }
 
 /// The installer's record, if there is one.

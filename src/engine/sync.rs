@@ -6,20 +6,23 @@
 //! the job that provisions it. Both are left alone while a process of theirs holds a GPU, unless the
 //! restart is asked for.
 
+use std::time::{Duration, Instant};
+
 use crate::engine::before;
 use crate::engine::journal;
+use crate::engine::pending::{self, OnRestart};
 use crate::engine::shared::DriverImage;
 use crate::engine::steps::Steps;
 use crate::engine::survey::{self, Look};
-use crate::engine::tenant::Images;
+use crate::engine::tenant::{self, Images};
 use crate::engine::wish::Wish;
 use crate::error::{Error, ExitCode, Result};
 use crate::event::Events;
 use crate::host::holders::holders;
+use crate::host::rootfs::ContainerRoot;
 use crate::journal::Power;
 use crate::report::{ContainerReport, Outcome, Step};
 use crate::runtime::Session;
-use crate::version::DriverVersion;
 
 /// What becomes of a container whose processes hold a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Manner<'a> {
     pub events: &'a dyn Events,
     /// What becomes of those in use.
     pub in_use: InUse,
+    /// What becomes of those that run and need a restart.
+    pub on_restart: OnRestart,
 }
 
 /// Brings one container to the version that is wished. `image` is that version's, for a container
@@ -48,11 +53,16 @@ pub fn run(
     (wish, image): (&Wish, Option<&DriverImage>),
     provision: impl FnOnce() -> ContainerReport,
 ) -> ContainerReport {
-    let mut work = Work { session, steps: Steps::new(session, manner.events), wish };
+    let (steps, on_restart) = (Steps::new(session, manner.events), manner.on_restart);
+    let mut work = Work { session, steps, wish, on_restart };
     let next = match image {
         Some(image) => work.shared(image, manner.in_use),
         None => work.own(manner.in_use),
     };
+    if next.is_err() {
+        // The first error counts.
+        let _ = before::put_back(session, &mut work.steps);
+    }
     let went_on = matches!(next, Ok(Next::Provision));
     let is_left = matches!(next, Ok(Next::Left));
     let mut report = work.steps.into_report(next.map(drop));
@@ -77,10 +87,40 @@ enum Next {
     Provision,
 }
 
+/// When the container has begun to see the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// A moment ago: the unit inside may not have found every library yet.
+    Restart,
+    /// Before this run.
+    NoRestart,
+}
+
+/// How long the container's unit may take after a start to tell the dynamic linker of the driver.
+const LINKING: Duration = Duration::from_secs(10);
+
+/// True if everything is there, or is as soon as the unit of the container that has just started has run.
+fn is_linked(
+    session: &Session<'_>,
+    images: &Images,
+    root: &ContainerRoot,
+    triplet: &str,
+) -> Result<bool> {
+    let began = Instant::now();
+    while images.is_set_up(root, triplet) && began.elapsed() < LINKING {
+        if images.problems(root, triplet).is_empty() {
+            return Ok(true);
+        }
+        session.host.wait(Duration::from_millis(50))?;
+    }
+    Ok(false)
+}
+
 struct Work<'a> {
     session: &'a Session<'a>,
     steps: Steps<'a>,
     wish: &'a Wish,
+    on_restart: OnRestart,
 }
 
 impl Work<'_> {
@@ -95,6 +135,9 @@ impl Work<'_> {
         match (self.in_use(pid), in_use) {
             (None, _) => Ok(Next::Provision),
             (Some(why), InUse::Skip) => self.leave(why),
+            (Some(why), InUse::Restart) if self.on_restart == OnRestart::LeavePending => {
+                self.leave_pending(&why)
+            }
             (Some(why), InUse::Restart) => {
                 self.restart(why)?;
                 Ok(Next::Provision)
@@ -117,13 +160,22 @@ impl Work<'_> {
             self.steps.end(Step::Share, Outcome::Unchanged(why), began);
             return Ok(Next::Done);
         };
+        if outside.before.as_ref().is_some_and(|journal| journal.unfinished.is_some()) {
+            return Ok(Next::Provision);
+        }
         let root = survey::root(session, pid)?;
         let images = Images { driver: Some(image.clone()), cuda: outside.cuda.clone() };
-        let is_there = images.is_set_up(&root, self.wish.architecture.triplet());
+        let is_there = images.problems(&root, self.wish.architecture.triplet()).is_empty();
         if is_there && !outside.edit.changed() {
             let began = self.steps.begin(Step::Share);
             let what = format!("driver {version} of the host");
             self.steps.end(Step::Share, Outcome::Unchanged(what), began);
+            return Ok(Next::Done);
+        }
+        let sees_it = tenant::version_inside(&root).as_ref() == Some(version);
+        if sees_it && !outside.edit.changed() {
+            // What a driver has more than the one before it.
+            self.look(pid, &images, Since::NoRestart)?;
             return Ok(Next::Done);
         }
         if let (Some(why), InUse::Skip) = (self.in_use(pid), in_use) {
@@ -134,18 +186,26 @@ impl Work<'_> {
         if outside.edit.changed() || has_own {
             return Ok(Next::Provision);
         }
-        let pid = self.restart(format!("to get driver {version}"))?;
-        self.look(pid, &images, version)?;
+        let why = format!("to get driver {version}");
+        if self.on_restart == OnRestart::LeavePending {
+            return self.leave_pending(&why);
+        }
+        let pid = self.restart(why)?;
+        self.look(pid, &images, Since::Restart)?;
         Ok(Next::Done)
     }
 
     /// Whether the container sees the image, and finds everything in it; what is not so is put right.
-    fn look(&mut self, pid: u32, images: &Images, version: &DriverVersion) -> Result<()> {
-        let session = self.session;
+    fn look(&mut self, pid: u32, images: &Images, since: Since) -> Result<()> {
+        let (session, version) = (self.session, &self.wish.version);
         let triplet = self.wish.architecture.triplet();
         self.steps.step(Step::Share, || {
             let root = survey::root(session, pid)?;
-            let outcome = match images.is_set_up(&root, triplet) {
+            let is_there = match since {
+                Since::Restart => is_linked(session, images, &root, triplet)?,
+                Since::NoRestart => images.problems(&root, triplet).is_empty(),
+            };
+            let outcome = match is_there {
                 true => Outcome::Changed(format!("driver {version} of the host")),
                 false => {
                     images.align(pid, &root)?;
@@ -181,10 +241,19 @@ impl Work<'_> {
         Ok(Next::Left)
     }
 
+    fn leave_pending(&mut self, why: &str) -> Result<Next> {
+        let began = self.steps.begin(Step::Power);
+        let outcome = pending::outcome(self.session.runtime.dialect(), self.session.ctid, why);
+        self.steps.end(Step::Power, outcome, began);
+        Ok(Next::Left)
+    }
+
     fn restart(&mut self, why: String) -> Result<u32> {
         let session = self.session;
         self.steps.step(Step::Power, || {
-            Ok((Outcome::Changed(format!("restarted: {why}")), before::restart(session)?))
+            let applied = pending::applies(session)?;
+            let pid = before::restart(session)?;
+            Ok((Outcome::Changed(format!("restarted: {why}{applied}")), pid))
         })
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::apt::system::installed_version;
+use crate::apt::system::Presence;
 use crate::container::{self, config::LxcConfig, shared::SharedTree};
 use crate::ctid::Ctid;
 use crate::engine::conflicts::{self, Place};
@@ -18,15 +18,17 @@ use crate::engine::journal;
 use crate::engine::shared::{self, CudaImage, DriverImage};
 use crate::engine::supplies::Supplies;
 use crate::engine::survey::{self, System};
-use crate::engine::wish::Wish;
+use crate::engine::wish::{self, Wish};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::mount::{self, Owner};
+use crate::host::paths::Paths;
 use crate::host::rootfs::ContainerRoot;
 use crate::journal::Journal;
 use crate::lock::{Lock, LockedPackage, Role};
 use crate::plan::{DriverState, Sharing};
 use crate::recipe::{CudaMethod, Recipe, Userland};
+use crate::remedy;
 use crate::runtime::Session;
 use crate::version::DriverVersion;
 
@@ -43,6 +45,8 @@ const SOURCE: &str = "/var/lib/nvstage/driver/current";
 const IMAGES: &str = "/var/lib/nvstage/cuda/";
 /// Where it appears inside.
 pub(super) const DRIVER: &str = "/usr/lib/nvstage/driver";
+/// A library that every version of the driver has, and its name without the version.
+const LIBRARY: &str = "libnvidia-ml.so.";
 /// How the places of CUDA begin.
 const CUDA: &str = "/usr/local/cuda-";
 /// What the dynamic linker reads.
@@ -317,7 +321,7 @@ impl Images {
     }
 
     /// What of the container's own is moved aside for a link.
-    fn moved_aside(&self, root: &ContainerRoot, triplet: &str) -> Vec<String> {
+    pub(super) fn moved_aside(&self, root: &ContainerRoot, triplet: &str) -> Vec<String> {
         let links = self.links(triplet).into_iter();
         let moving = links.filter(|link| link.room == Room::MovedAside);
         moving.filter(|link| link.at(root) == AtLink::Own).map(|link| link.path).collect()
@@ -415,7 +419,8 @@ impl Own {
     ) -> Self {
         let record = survey::record(root).filter(|_| ways.userland == Userland::Share);
         let driver = record.as_ref().and_then(|record| record.version.clone());
-        let is_there = |name: &&String| installed_version(&system.packages, name).is_some();
+        let presence = |name: &String| system.packages.get(name).copied();
+        let is_there = |name: &&String| presence(name) >= Some(Presence::Partial);
         let packages = packages.iter().filter(is_there).cloned();
         // What the installer has put away it puts back when it is uninstalled.
         let is_uninstalled = |path: &String| record.as_ref().is_some_and(|known| known.has(path));
@@ -536,7 +541,7 @@ pub fn locked(
     recipe.repository(distribution, wish.architecture)?;
     supplies.stock(recipe, distribution, wish.architecture)?.ok_or_else(|| {
         Error::install(format!("share CUDA: the cache has no packages for {distribution}"))
-            .hint(format!("`nvstage prefetch --for {ctid}` fetches and verifies them"))
+            .hint(format!("`{}` fetches and verifies them", remedy::prefetch(ctid, recipe)))
             .on(ctid)
     })
 }
@@ -558,16 +563,17 @@ pub(super) fn cuda_version_of(package: &str) -> Option<String> {
     (is_number(major) && is_number(minor)).then(|| format!("{major}.{minor}"))
 }
 
-/// The packages that the image is instead of: those of the recipe that are not for apt, `rest`, and
-/// those of the lock that a purge which was cut short has written down.
+/// Packages that the shared image replaces: those of the recipe that are not for apt, `rest`, and those of
+/// the lock that are ours, with those of a run that was cut short.
 pub fn instead(
     recipe: &Recipe,
     (rest, lock): (&[String], &Lock),
     journal: Option<&Journal>,
 ) -> Vec<String> {
-    let known = journal.map_or(&[][..], |journal| &journal.packages).iter();
+    let known = journal.map(Journal::all_packages).unwrap_or_default();
     let is_locked = |name: &&String| lock.packages.iter().any(|package| package.name == **name);
-    let all: BTreeSet<&String> = recipe.packages().iter().chain(known.filter(is_locked)).collect();
+    let known = known.iter().filter(is_locked);
+    let all: BTreeSet<&String> = recipe.packages().iter().chain(known).collect();
     all.into_iter().filter(|name| !rest.contains(name)).cloned().collect()
 }
 
@@ -579,6 +585,47 @@ pub fn image_of(before: Option<&Journal>, config: &LxcConfig) -> Option<String> 
     let sources = container::shared::sources(config);
     let id = |source: &String| source.strip_prefix(IMAGES)?.split('/').next().map(str::to_owned);
     sources.iter().find_map(id)
+}
+
+/// The version of the shared driver that a running container sees: it keeps the one that it started
+/// with.
+pub fn version_inside(root: &ContainerRoot) -> Option<DriverVersion> {
+    let names = root.names(&format!("{DRIVER}/lib")).ok()?;
+    names.iter().find_map(|name| DriverVersion::parse(name.strip_prefix(LIBRARY)?).ok())
+}
+
+/// The images that a running container sees: the driver by what is shown inside, CUDA by its journal;
+/// `None` where this host has no record of one.
+pub fn images_inside(
+    paths: &Paths,
+    root: &ContainerRoot,
+    journal: &Journal,
+) -> Result<Option<Images>> {
+    let mut images = Images::default();
+    if journal.userland == Userland::Share {
+        let Some(version) = version_inside(root) else { return Ok(None) };
+        images.driver = shared::driver_at_hand(paths, &version)?;
+        if images.driver.is_none() {
+            return Ok(None);
+        }
+    }
+    if let Some(id) = &journal.cuda_image {
+        images.cuda = shared::cuda_by_id(paths, id)?;
+        if images.cuda.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(images))
+}
+
+/// What a running container lacks of what it shares, as far as this host has a record of that.
+pub fn lacking(paths: &Paths, root: &ContainerRoot, journal: &Journal) -> Vec<String> {
+    let shares = journal.userland == Userland::Share || journal.cuda_image.is_some();
+    let images = images_inside(paths, root, journal).ok().flatten().filter(|_| shares);
+    let (Some(images), Ok(architecture)) = (images, wish::host_architecture()) else {
+        return Vec::new();
+    };
+    images.problems(root, architecture.triplet())
 }
 
 /// Whether something that is shared was set up in a container.

@@ -2,8 +2,7 @@
 # $1 its log; then its options
 log=$1
 shift
-exec 9>/run/.nvstage.lock
-command -v flock >/dev/null 2>&1 && { flock -w 900 9 || { say busy; exit 1; }; }
+take_turn 900
 wait_until_up 60
 work=/root/.nvstage
 trap 'rm -rf "$work"' EXIT

@@ -10,6 +10,7 @@ use crate::gpu::{Assigned, GpuAssignment};
 use crate::host::Host;
 use crate::host::devices::{Inventory, nodes_for};
 use crate::recipe::{DriverChoice, Recipe};
+use crate::remedy;
 use crate::version::DriverVersion;
 
 /// How the installer gets into the container.
@@ -25,11 +26,11 @@ pub enum Stage {
 /// What happens at the end to a container that was stopped at the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AtTheEnd {
-    /// It stays running.
-    #[default]
-    KeepRunning,
     /// It is stopped again.
-    RestoreState,
+    #[default]
+    StopAgain,
+    /// It stays running.
+    KeepRunning,
 }
 
 /// What was asked for of one container.
@@ -135,13 +136,13 @@ impl Wish {
     /// # Errors
     /// Host error.
     pub fn confirm(&self, host: &Host) -> Result<()> {
-        let hint = "run the command again; `nvstage gpus` shows what is there now";
+        let hint = format!("run the command again; `{}` shows what is there now", remedy::gpus());
         let inventory = Inventory::read(&host.paths)?;
         let gpus = self.assignment.resolve(&inventory.gpus, &inventory.pci).map_err(|error| {
             // The assignment was right when the plan was made.
             Error::host("pass the GPUs through: one is gone since the plan")
                 .because(format!("failed to {}", error.what()))
-                .hint(hint)
+                .hint(hint.as_str())
         })?;
         if nodes_for(&host.paths, &inventory, &gpus)? == self.nodes {
             return Ok(());

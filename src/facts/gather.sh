@@ -30,7 +30,9 @@ if command -v dpkg-query >/dev/null 2>&1; then
     /var/lib/dpkg/info/*.list 2>/dev/null | sed 's|.*/||;s|\.list$||')
   [ -n "$owners" ] &&
     dpkg-query -W -f='@nvstage driver-package ${binary:Package} ${Version} ${db:Status-Abbrev}\n' $owners 2>/dev/null
-  [ -n "$(dpkg --audit 2>/dev/null)" ] && say dpkg broken
+  if is_dpkg_unfinished; then
+    if [ -n "$(dpkg_holders)" ]; then say dpkg at-work; else say dpkg cut-short; fi
+  fi
 fi
 
 for file in $4; do
@@ -67,6 +69,16 @@ done
 if [ "$5" = smi ] && command -v nvidia-smi >/dev/null 2>&1; then
   output=$(timeout 60 nvidia-smi 2>&1)
   say smi "$?"
+  smi=$(command -v nvidia-smi)
+  file=$(readlink -f "$smi")
+  say smi-file "$file"
+  # Of the installer's, of the host's that is shared, or of a package.
+  case $file in
+    /usr/lib/nvstage/*|/dev/*) say smi-owner host ;;
+    *) if grep -qxF -e "1: $file" -e "1: $smi" /var/lib/nvidia/log 2>/dev/null; then say smi-owner installer
+       elif dpkg-query -S "$file" >/dev/null 2>&1; then say smi-owner package
+       fi ;;
+  esac
   printf '%s\n' "$output" | head -n 40 | sed 's/^/@nvstage smi-line /'
 fi
 say end

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::answer::Answer;
+use crate::apt::AptFile;
 use crate::architecture::Architecture;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -75,15 +76,36 @@ pub struct Package {
 }
 
 impl Package {
-    /// Whether it is wholly installed.
+    /// Whether it is wholly installed, and not marked for removal.
     pub fn is_installed(&self) -> bool {
-        // The first letter says what is wanted: a package on hold is `hi`.
-        matches!(self.status.trim_end().as_bytes(), [_, b'i'])
+        // The first letter says what is wanted: a package on hold is `hi`, one to be purged `pi`.
+        matches!(self.status.trim_end().as_bytes(), [b'i' | b'h' | b'u', b'i'])
     }
 
     /// Whether its files are there, configured or not.
     pub fn is_unpacked(&self) -> bool {
         !matches!(self.status.as_bytes(), [_, b'n' | b'c', ..])
+    }
+}
+
+/// Whether dpkg has finished what was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DpkgState {
+    /// It has, or there is no dpkg.
+    #[default]
+    Settled,
+    /// It was cut short, or has left something half-configured.
+    CutShort,
+    /// It is at work.
+    AtWork,
+}
+
+impl DpkgState {
+    fn parse(text: &str) -> Self {
+        match text {
+            "at-work" => Self::AtWork,
+            _ => Self::CutShort,
+        }
     }
 }
 
@@ -94,6 +116,10 @@ pub struct Smi {
     pub status: i32,
     /// The first lines it printed.
     pub output: String,
+    /// The file that it is, links followed.
+    pub file: String,
+    /// Whether the file is of the installed driver, of the shared one, or of a package.
+    pub is_owned: bool,
 }
 
 /// A running container, as far as it matters here.
@@ -117,8 +143,8 @@ pub struct Facts {
     pub packages: Vec<Package>,
     /// Installed packages that bring a driver: the owners of its libraries or kernel modules.
     pub driver_packages: Vec<Package>,
-    /// Whether dpkg was interrupted or left something half-configured.
-    pub dpkg_is_broken: bool,
+    /// Whether dpkg has finished what was begun.
+    pub dpkg: DpkgState,
     /// Digests of the files asked for that are there.
     pub files: BTreeMap<String, Digest>,
     /// What opening each node came to.
@@ -130,6 +156,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Whether packages and files for apt are all there, and dpkg is not in the middle of something.
+    pub fn is_complete(&self, packages: &[String], files: &[AptFile]) -> bool {
+        let is_there = |name: &String| {
+            self.packages.iter().any(|package| package.name == *name && package.is_installed())
+        };
+        let is_same = |file: &AptFile| self.files.get(file.path) == Some(&file.digest());
+        packages.iter().all(is_there)
+            && files.iter().all(is_same)
+            && self.dpkg == DpkgState::Settled
+    }
+
     /// Reads the script's answer.
     ///
     /// # Errors
@@ -155,7 +192,7 @@ impl Facts {
                 .into_iter()
                 .filter(|package| package.is_unpacked() && is_package_name(&package.name))
                 .collect(),
-            dpkg_is_broken: answer.has("dpkg"),
+            dpkg: answer.get("dpkg").map(DpkgState::parse).unwrap_or_default(),
             files: pairs(answer, "file")
                 .filter_map(|(path, digest)| Some((path, Digest::parse(&digest).ok()?)))
                 .collect(),
@@ -163,7 +200,12 @@ impl Facts {
                 .map(|(path, text)| (path, NodeState::parse(&text)))
                 .collect(),
             libraries: pairs(answer, "library").collect(),
-            smi: answer.number("smi").map(|status| Smi { status, output: answer.text("smi-line") }),
+            smi: answer.number("smi").map(|status| Smi {
+                status,
+                output: answer.text("smi-line"),
+                file: answer.get("smi-file").unwrap_or_default().to_owned(),
+                is_owned: answer.has("smi-owner"),
+            }),
         })
     }
 
@@ -250,6 +292,17 @@ mod tests {
         assert_eq!(facts.nodes["/dev/nvidia-uvm"], NodeState::NoDriver);
         assert_eq!(facts.library_version("libcuda.so.1").unwrap().as_str(), "580.76.05");
         assert_eq!(facts.smi.unwrap().status, 9);
+        assert_eq!(facts.dpkg, DpkgState::Settled);
+    }
+
+    #[test]
+    fn a_dpkg_that_was_cut_short_is_told_from_one_at_work() {
+        for (word, expected) in [("cut-short", DpkgState::CutShort), ("at-work", DpkgState::AtWork)]
+        {
+            let text =
+                ANSWER.replace("@nvstage end", &format!("@nvstage dpkg {word}\n@nvstage end"));
+            assert_eq!(Facts::parse(&Answer::parse(&text)).unwrap().dpkg, expected);
+        }
     }
 
     #[test]

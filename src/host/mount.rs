@@ -31,6 +31,7 @@ use super::paths::Paths;
 pub use super::sys::Programs;
 use super::sys::{NewFilesystem, clone_mount, loop_file, move_mount};
 use crate::error::{Error, Result};
+use crate::remedy;
 
 /// The major number of loop devices (`Documentation/admin-guide/devices.txt` of Linux).
 const LOOP_MAJOR: u64 = 7;
@@ -88,7 +89,7 @@ pub fn attach_directory(pid: u32, source: &Path, target: &str) -> Result<()> {
     // The copy is asked: what lies at the path may be unmounted at any moment.
     if !is_image(&mount).map_err(fail)? {
         return Err(fail(io::Error::other("it is not in an image that is mounted"))
-            .hint("`nvstage refresh` mounts what there is"));
+            .hint(format!("`{}` mounts what there is", remedy::refresh())));
     }
     let target = target.to_owned();
     let work = move |mounts: &mut MountTable| {

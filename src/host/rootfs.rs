@@ -9,7 +9,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::errno::Errno;
+use nix::fcntl::{
+    FcntlArg, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, fcntl, openat2, readlinkat,
+};
 
 use crate::digest::hash_reader;
 use crate::host::stamp::{self, Content, Stamp};
@@ -198,6 +201,34 @@ impl ContainerRoot {
         Ok((found.dev(), found.ino()))
     }
 
+    /// Whether a process holds a lock on a regular file, of either kind: `flock(2)`, or `fcntl(2)` as
+    /// apt and dpkg take it. False where there is no such file.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn is_locked(&self, path: &str) -> io::Result<bool> {
+        let file = match self.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        let mut lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_GETLK(&mut lock))?;
+        if lock.l_type != libc::F_UNLCK as libc::c_short {
+            return Ok(true);
+        }
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, error)) => Err(error.into()),
+        }
+    }
+
     /// Bytes that root of the container may still write to its root file system.
     ///
     /// # Errors
@@ -240,6 +271,18 @@ mod tests {
     fn a_fifo_is_refused_and_does_not_block() {
         let (_directory, root) = hostile();
         assert_eq!(root.open("/fifo").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_lock_of_another_process_is_seen() {
+        let (directory, root) = hostile();
+        assert!(!root.is_locked("/nosuch").unwrap());
+        assert!(!root.is_locked("/etc/hostname").unwrap());
+        let file = File::open(directory.path().join("etc/hostname")).unwrap();
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+        assert!(root.is_locked("/etc/hostname").unwrap());
+        drop(held);
+        assert!(!root.is_locked("/etc/hostname").unwrap());
     }
 
     #[test]

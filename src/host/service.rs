@@ -1,4 +1,5 @@
-//! The unit that runs `nvstage refresh` at boot: installed, enabled, and removed again.
+//! The units that run `nvstage refresh` at boot, before and after containers start: installed, enabled,
+//! and removed again.
 //!
 //! Nothing is asked of systemd by hand that `systemctl` does, and nothing else on the host is
 //! touched: an administrator's drop-ins stay.
@@ -13,12 +14,25 @@ use crate::host::Host;
 use crate::host::files;
 use crate::host::process::{Command, Finished};
 use crate::host::runlog::RunLog;
+use crate::remedy;
 
-/// The unit's name.
+/// The name of the unit that runs before containers start.
 pub const UNIT: &str = "nvstage-refresh.service";
 
-const TEXT: &str = include_str!("../../dist/nvstage-refresh.service");
-/// How [`TEXT`] names the program.
+/// A unit, as it is shipped.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    name: &'static str,
+    text: &'static str,
+}
+
+const BEFORE: Unit = Unit { name: UNIT, text: include_str!("../../dist/nvstage-refresh.service") };
+const AFTER: Unit = Unit {
+    name: "nvstage-refresh-guests.service",
+    text: include_str!("../../dist/nvstage-refresh-guests.service"),
+};
+const UNITS: [Unit; 2] = [BEFORE, AFTER];
+/// How a shipped unit names the program.
 const SHIPPED: &str = "ExecStart=/usr/local/sbin/nvstage ";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Directories that are emptied, at boot or by a clock.
@@ -35,71 +49,135 @@ pub enum Done {
     Changed,
 }
 
-/// Where the unit lies.
+/// Where the unit lies that runs before containers start.
 pub fn path(host: &Host) -> PathBuf {
-    host.paths.units().join(UNIT)
+    BEFORE.path(host)
 }
 
-/// Whether an administrator has masked the unit: a link to `/dev/null` in its place.
+/// Whether an administrator has masked that unit: a link to `/dev/null` in its place.
 pub fn is_masked(host: &Host) -> bool {
-    std::fs::read_link(path(host)).is_ok_and(|target| target == Path::new("/dev/null"))
+    BEFORE.is_masked(host)
 }
 
-/// Installs the unit for the program at this path, and enables it.
+/// Installs the units for the program at this path, and enables them.
 ///
 /// # Errors
 /// Host error without systemd, for a unit that is masked, or when it cannot be done.
 pub fn install(host: &Host, program: &Path, log: &RunLog) -> Result<Done> {
     refuse_without_systemd(host)?;
-    let (path, text) = (path(host), text(program)?);
-    let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
-    if is_link {
-        return Err(Error::host(format!("write `{}`: it is a symbolic link", path.display()))
-            .because("a unit that is masked is one")
-            .hint(format!("`systemctl unmask {UNIT}` lets it run again")));
+    UNITS.iter().try_for_each(|unit| unit.refuse_link(host))?;
+    let (mut is_done, mut is_written) = (true, true);
+    for unit in UNITS {
+        let text = unit.text(program)?;
+        if unit.is_written(host, &text)? {
+            is_done &= unit.state(host, log)? == "UnitFileState=enabled\nNeedDaemonReload=no";
+        } else {
+            is_written = false;
+            files::replace(&unit.path(host), text.as_bytes())?;
+        }
     }
-    let is_written = match std::fs::read(&path) {
-        Ok(bytes) => bytes == text.as_bytes(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(files::failed("read", &path, &error)),
-    };
-    if is_written && state(host, log)? == "UnitFileState=enabled\nNeedDaemonReload=no" {
+    if is_done && is_written {
         return Ok(Done::Nothing);
     }
-    if !is_written {
-        files::replace(&path, text.as_bytes())?;
-    }
     systemctl(host, &["daemon-reload"], log)?;
-    systemctl(host, &["enable", UNIT], log)?;
+    systemctl(host, &["enable", BEFORE.name, AFTER.name], log)?;
     Ok(Done::Changed)
 }
 
-/// Disables the unit and removes it, but for a mask. What it has done stays until the next boot.
+/// Disables the units and removes them, but for a mask. What they have done stays until the next boot.
 ///
 /// # Errors
 /// As [`install`].
 pub fn remove(host: &Host, log: &RunLog) -> Result<Done> {
     refuse_without_systemd(host)?;
-    let path = path(host);
-    let wanted = host.paths.units().join("multi-user.target.wants").join(UNIT);
-    let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    let has_unit = is_there(&path) && !is_masked(host);
-    if !has_unit && !is_there(&wanted) {
-        return Ok(Done::Nothing);
+    let mut done = Done::Nothing;
+    for unit in UNITS {
+        if unit.remove(host, log)? == Done::Changed {
+            done = Done::Changed;
+        }
     }
-    if has_unit {
-        systemctl(host, &["disable", "--now", UNIT], log)?;
+    if done == Done::Changed {
+        systemctl(host, &["daemon-reload"], log)?;
     }
-    // Left where somebody removed the unit's file alone.
-    files::remove_file(&wanted)?;
-    if has_unit {
-        files::remove_file(&path)?;
+    Ok(done)
+}
+
+impl Unit {
+    fn path(self, host: &Host) -> PathBuf {
+        host.paths.units().join(self.name)
     }
-    // Without a failure there is nothing to forget, and it says so.
-    let forget = Command::new("systemctl", LIMIT).args(["reset-failed", UNIT]);
-    host.processes.run(forget, log)?;
-    systemctl(host, &["daemon-reload"], log)?;
-    Ok(Done::Changed)
+
+    fn is_masked(self, host: &Host) -> bool {
+        let target = std::fs::read_link(self.path(host));
+        target.is_ok_and(|target| target == Path::new("/dev/null"))
+    }
+
+    fn refuse_link(self, host: &Host) -> Result<()> {
+        let path = self.path(host);
+        if !std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+            return Ok(());
+        }
+        Err(Error::host(format!("write `{}`: it is a symbolic link", path.display()))
+            .because("a unit that is masked is one")
+            .hint(format!("`systemctl unmask {}` lets it run again", self.name)))
+    }
+
+    fn is_written(self, host: &Host, text: &str) -> Result<bool> {
+        let path = self.path(host);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(bytes == text.as_bytes()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(files::failed("read", &path, &error)),
+        }
+    }
+
+    fn remove(self, host: &Host, log: &RunLog) -> Result<Done> {
+        let path = self.path(host);
+        let wanted = host.paths.units().join("multi-user.target.wants").join(self.name);
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let has_unit = is_there(&path) && !self.is_masked(host);
+        if !has_unit && !is_there(&wanted) {
+            return Ok(Done::Nothing);
+        }
+        if has_unit {
+            systemctl(host, &["disable", "--now", self.name], log)?;
+        }
+        // Left where somebody removed the unit's file alone.
+        files::remove_file(&wanted)?;
+        if has_unit {
+            files::remove_file(&path)?;
+        }
+        // Without a failure there is nothing to forget, and it says so.
+        let forget = Command::new("systemctl", LIMIT).args(["reset-failed", self.name]);
+        host.processes.run(forget, log)?;
+        Ok(Done::Changed)
+    }
+
+    /// The unit's text for a program.
+    fn text(self, program: &Path) -> Result<String> {
+        let fail = |why: &str| {
+            let error = Error::host(format!("write `{}` into a unit", program.display()));
+            error.because(why.to_owned()).hint("install the program as `/usr/local/sbin/nvstage`")
+        };
+        let path = program.to_str().ok_or_else(|| fail("it is not UTF-8"))?;
+        if path.chars().any(char::is_control) {
+            return Err(fail("there are control characters in it"));
+        }
+        if path.ends_with(" (deleted)") {
+            return Err(fail("the file of the running program was removed or replaced"));
+        }
+        Ok(self.text.replace(SHIPPED, &format!("ExecStart={} ", quoted(path))))
+    }
+
+    /// `enabled`, and whether systemd has read the file as it is now.
+    fn state(self, host: &Host, log: &RunLog) -> Result<String> {
+        let arguments = ["show", self.name, "--property=UnitFileState,NeedDaemonReload"];
+        let shown = systemctl(host, &arguments, log)?;
+        let mut lines: Vec<String> =
+            String::from_utf8_lossy(&shown.stdout).lines().map(str::to_owned).collect();
+        lines.sort_by_key(|line| line.starts_with("NeedDaemonReload"));
+        Ok(lines.join("\n"))
+    }
 }
 
 /// Why a program should not be started by root from there, at every boot; one sentence each.
@@ -135,23 +213,10 @@ fn refuse_without_systemd(host: &Host) -> Result<()> {
     }
     Err(Error::host("find systemd on this machine")
         .because(format!("`{}` is not there", host.paths.systemd().display()))
-        .hint("let this machine's init run `nvstage refresh` before containers are started"))
-}
-
-/// The unit's text for a program.
-fn text(program: &Path) -> Result<String> {
-    let fail = |why: &str| {
-        let error = Error::host(format!("write `{}` into a unit", program.display()));
-        error.because(why.to_owned()).hint("install the program as `/usr/local/sbin/nvstage`")
-    };
-    let path = program.to_str().ok_or_else(|| fail("it is not UTF-8"))?;
-    if path.chars().any(char::is_control) {
-        return Err(fail("there are control characters in it"));
-    }
-    if path.ends_with(" (deleted)") {
-        return Err(fail("the file of the running program was removed or replaced"));
-    }
-    Ok(TEXT.replace(SHIPPED, &format!("ExecStart={} ", quoted(path))))
+        .hint(format!(
+            "let this machine's init run `{}` before containers are started",
+            remedy::refresh()
+        )))
 }
 
 /// As systemd reads it: `systemd.service(5)`, "Command lines". The program's own path is subject
@@ -163,16 +228,6 @@ fn quoted(path: &str) -> String {
     }
     let escaped = path.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%");
     format!("\"{escaped}\"")
-}
-
-/// `enabled`, and whether systemd has read the file as it is now.
-fn state(host: &Host, log: &RunLog) -> Result<String> {
-    let arguments = ["show", UNIT, "--property=UnitFileState,NeedDaemonReload"];
-    let shown = systemctl(host, &arguments, log)?;
-    let mut lines: Vec<String> =
-        String::from_utf8_lossy(&shown.stdout).lines().map(str::to_owned).collect();
-    lines.sort_by_key(|line| line.starts_with("NeedDaemonReload"));
-    Ok(lines.join("\n"))
 }
 
 fn systemctl(host: &Host, arguments: &[&str], log: &RunLog) -> Result<Finished> {
@@ -192,7 +247,7 @@ mod tests {
     use super::*;
 
     fn started(path: &str) -> String {
-        let text = text(Path::new(path)).unwrap();
+        let text = BEFORE.text(Path::new(path)).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("ExecStart="));
         line.unwrap().to_owned()
     }
@@ -207,7 +262,7 @@ mod tests {
     #[test]
     fn a_path_that_no_unit_can_name_is_refused() {
         for path in ["/opt/a\nExecStart=/bin/b", "/opt/nvstage (deleted)"] {
-            let error = text(Path::new(path)).unwrap_err();
+            let error = AFTER.text(Path::new(path)).unwrap_err();
             assert_eq!(error.code(), crate::error::ExitCode::Host);
         }
     }

@@ -151,7 +151,7 @@ impl Board {
     fn count(&mut self, outcome: &str) {
         let Some(batch) = &mut self.batch else { return };
         match outcome {
-            "failed" => batch.failed += 1,
+            "failed" | "interrupted" => batch.failed += 1,
             "differs" => batch.differ += 1,
             "skipped" => batch.skipped += 1,
             _ => batch.done += 1,

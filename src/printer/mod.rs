@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod gpus;
 mod layout;
 mod pace;
+mod question;
 mod refresh;
 pub mod report;
 mod screen;

@@ -146,7 +146,7 @@ fn what(container: &ContainerReport) -> String {
 
 /// `12 containers: 9 done, 2 unchanged, 1 failed`.
 fn total(containers: &[ContainerReport]) -> String {
-    let words = ["done", "unchanged", "differs", "skipped", "failed"];
+    let words = ["done", "unchanged", "differs", "skipped", "interrupted", "failed"];
     let count = |word: &str| {
         let count = containers.iter().filter(|container| container.outcome() == word).count();
         (count > 0).then(|| format!("{count} {word}"))

@@ -96,6 +96,12 @@ impl Screen {
         }
     }
 
+    /// Writes text that stays, below which nothing is shown; the cursor stays behind it.
+    pub(super) fn ask(&mut self, text: &str) {
+        let _ = self.output.write_all(harmless(text).as_bytes());
+        let _ = self.output.flush();
+    }
+
     /// Takes note of what is to be shown; whether that is something else than before.
     fn put(&self, lines: &[String]) -> bool {
         let lines: Vec<String> = lines.iter().map(|line| line.replace(['\n', '\t'], " ")).collect();

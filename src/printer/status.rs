@@ -49,9 +49,9 @@ pub fn text(status: &Status, columns: u16) -> String {
         let note = "other: lines of its configuration bring a driver of the host's";
         text += &within(note, columns);
     }
-    let drifts = drifts(&status.containers);
+    let drifts = drifts(&status.containers, columns) + &notes(&status.containers, columns);
     if !drifts.is_empty() {
-        let _ = write!(text, "\n{}", within(&drifts, columns));
+        let _ = write!(text, "\n{drifts}");
     }
     let _ = write!(text, "\n{}", within(&total(&status.containers), columns));
     text
@@ -144,19 +144,27 @@ fn last_run(run: &LastRun) -> String {
     }
 }
 
-/// What drifts, and what puts it right.
-fn drifts(containers: &[ContainerStatus]) -> String {
+/// What differs, and below it what puts it right: a command is never broken into lines.
+fn drifts(containers: &[ContainerStatus], columns: u16) -> String {
     let mut lines = String::new();
     for status in containers {
         for drift in &status.drift {
-            let _ = write!(lines, "{}: {}", status.container, drift.text);
+            lines += &within(&format!("{}: {}\n", status.container, drift.text), columns);
             if let Some(remedy) = &drift.remedy {
-                let _ = write!(lines, "; remedy: {remedy}");
+                let _ = writeln!(lines, "  remedy: {remedy}");
             }
-            lines.push('\n');
         }
     }
     lines
+}
+
+/// What needs nothing to be done.
+fn notes(containers: &[ContainerStatus], columns: u16) -> String {
+    let of = |status: &ContainerStatus| -> String {
+        let line = |note: &String| within(&format!("{}: {note}\n", status.container), columns);
+        status.notes.iter().map(line).collect()
+    };
+    containers.iter().map(of).collect()
 }
 
 /// `5 containers, 2 drift`.

@@ -58,6 +58,11 @@ impl Talk {
         self.screen.say(text, &lines);
     }
 
+    /// Writes a question; the cursor stays behind it.
+    pub(super) fn ask(&mut self, text: &str) {
+        self.screen.ask(text);
+    }
+
     /// Takes the lines away: whatever was at work is over.
     pub(super) fn close(&mut self) {
         self.board = Board::default();
@@ -113,7 +118,7 @@ impl Talk {
         let is_told = self.board.was_failure_told(container);
         let seconds = took.as_secs_f64();
         match outcome {
-            "failed" | "differs" if is_told => None,
+            "failed" | "differs" | "interrupted" if is_told => None,
             "skipped" => Some(format!("{container} skipped")),
             _ => Some(format!("{container} {outcome}, {seconds:.1} s")),
         }

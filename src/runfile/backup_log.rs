@@ -60,9 +60,15 @@ impl BackupLog {
         log
     }
 
+    /// Everything that was installed, files first.
+    pub fn installed(&self) -> impl Iterator<Item = &str> {
+        let links = self.links.iter().map(|link| link.path.as_str());
+        self.files.iter().map(String::as_str).chain(links)
+    }
+
     /// Whether a file or link of this path was installed.
     pub fn has(&self, path: &str) -> bool {
-        self.files.iter().any(|file| file == path) || self.links.iter().any(|l| l.path == path)
+        self.installed().any(|installed| installed == path)
     }
 }
 

@@ -91,8 +91,11 @@ const SIGNS: &[(&str, Cause)] = &[
     ("unable to load the kernel module", Cause::KernelModule),
     ("unable to find the kernel source tree", Cause::KernelModule),
     ("kernel module appears to already be loaded", Cause::KernelModule),
+    ("error in check sums", Cause::Checksum),
     ("error in checksums", Cause::Checksum),
-    ("error in md5 checksums", Cause::Checksum),
+    ("error in md5 sums", Cause::Checksum),
+    ("unable to create temp directory", Cause::Unpacking),
+    ("unable to create temporary file", Cause::Unpacking),
     ("is not executable", Cause::Unpacking),
     ("extraction failed", Cause::Unpacking),
 ];
@@ -229,7 +232,10 @@ impl Cause {
             Self::KernelModule => "the kernel module belongs to the host; check the extra options",
             Self::Manifest => "verify the cache; the installer file may be damaged",
             Self::Checksum => "verify the cache; the installer file may be damaged",
-            Self::Unpacking => "make room in /tmp and see that it may execute programs",
+            Self::Unpacking => {
+                "`--stage mount` unpacks nothing inside; otherwise /root there needs room, and must \
+                 allow programs to run"
+            }
             Self::CannotRun => {
                 "the container needs glibc and the host's architecture, and a mount that may execute"
             }
@@ -315,7 +321,8 @@ mod tests {
                 Cause::ReadOnly,
             ),
             (1, "ERROR: Invalid .manifest file; error on line 9", Cause::Manifest),
-            (2, "Error in checksums 1 2", Cause::Checksum),
+            (2, "Error in check sums 1 2", Cause::Checksum),
+            (2, "Error in md5 sums 1 2", Cause::Checksum),
             (15, "", Cause::Unpacking),
             (143, "", Cause::Killed),
             (135, "Bus error", Cause::DiskFull),

@@ -5,7 +5,7 @@
 //! | `lib/` | what the installer puts below `/usr/lib/<triplet>`, sub-directories kept |
 //! | `lib32/` | the same of `/usr/lib/i386-linux-gnu` |
 //! | `bin/` | programs of `/usr/bin`, without set-user-ID |
-//! | `files/<absolute path>` | small files that libraries look up by their path: ICDs of OpenCL, Vulkan and EGL, application profiles, data of OptiX |
+//! | `files/<absolute path>` | small files that libraries look up by their path: ICDs of OpenCL, Vulkan and EGL, application profiles, data of OptiX, the list of files for sandboxes |
 //!
 //! It does not depend on a recipe's options, because it is shared. Left out is what belongs to the
 //! host (kernel modules, firmware), to a desktop (X configuration, menu entries, manual pages,
@@ -43,7 +43,7 @@ const LOOKED_UP: [&str; 6] = [
     PROFILES,
 ];
 
-/// Of application profiles and of OptiX.
+/// Of application profiles, of OptiX and of sandboxes.
 const PROFILES: &str = "/usr/share/nvidia/";
 
 /// Everything that is shared of a driver, by its path in the tree.
@@ -197,6 +197,7 @@ mod tests {
         15_nvidia_gbm.json 0644 EGL_EXTERNAL_PLATFORM_JSON MODULE:opengl\n\
         nvoptix.bin 0644 OPENGL_DATA /usr/share/nvidia MODULE:optix\n\
         nvidia-application-profiles-580.76.05-rc 0644 APPLICATION_PROFILE . MODULE:opengl\n\
+        sandboxutils-filelist.json 0644 SANDBOXUTILS_FILELIST_JSON . MODULE:gpgpu\n\
         brand-new 0644 BRAND_NEW_TYPE what ever\n";
 
     #[test]
@@ -212,6 +213,7 @@ mod tests {
                 "files/etc/vulkan/icd.d/nvidia_icd.json",
                 "files/usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json",
                 "files/usr/share/glvnd/egl_vendor.d/10_nvidia.json",
+                "files/usr/share/nvidia/files.d/sandboxutils-filelist.json",
                 "files/usr/share/nvidia/nvidia-application-profiles-580.76.05-rc",
                 "files/usr/share/nvidia/nvoptix.bin",
                 "lib/gbm/nvidia-drm_gbm.so",

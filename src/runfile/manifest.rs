@@ -15,6 +15,13 @@ mod kinds;
 
 use kinds::{Extra, Kind, Place, kind};
 
+/// Where the installer puts 32-bit libraries: into the first that is there, and nowhere when none
+/// is. Source: `get_compat32_path` in `files.c`.
+pub const COMPAT32_DIRECTORIES: [&str; 2] = ["/usr/lib/i386-linux-gnu", "/usr/lib32"];
+/// Where the X server has its modules: guessed in a system without X, and asked for in one with it.
+/// Source: `get_x_paths_helper` in `files.c`.
+const X_MODULES: [&str; 2] = ["/usr/lib64/xorg/modules", "/usr/lib/xorg/modules"];
+
 /// The list of files of one driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -61,6 +68,8 @@ pub struct Destination {
     pub kind: DestinationKind,
     /// Its absolute path in a Debian or Ubuntu container.
     pub path: String,
+    /// Paths that the installer may choose instead, by what it finds in the container.
+    pub elsewhere: Vec<String>,
     /// Whether it must be there after a good installation. Where this is false the installer may
     /// leave it out or put it elsewhere: check it only if the installer says that it wrote it.
     pub required: bool,
@@ -113,7 +122,12 @@ impl Manifest {
         self.placed(selection).map(|(_, destination)| destination).collect()
     }
 
-    /// The same with the line of each.
+    /// Whether it has files for 32-bit programs.
+    pub fn has_compat32(&self) -> bool {
+        self.entries.iter().any(|entry| entry.compat32)
+    }
+
+    /// The same as [`Manifest::destinations`], with the line of each.
     pub fn placed(&self, selection: &Selection) -> impl Iterator<Item = (&Entry, Destination)> {
         self.entries.iter().filter_map(|entry| Some((entry, self.destination(entry, selection)?)))
     }
@@ -123,10 +137,12 @@ impl Manifest {
         if !is_selected(kind, entry, selection) {
             return None;
         }
-        let directory = self.directory(kind, entry, selection.architecture)?;
         let name = entry.file.rsplit('/').next()?;
+        let directories = self.directories(kind, entry, selection.architecture);
+        let mut paths = directories.iter().map(|directory| joined(directory, name));
         Some(Destination {
-            path: joined(&directory, name),
+            path: paths.next()?,
+            elsewhere: paths.collect(),
             required: kind.required && !entry.compat32,
             kind: match &entry.target {
                 Some(target) => DestinationKind::Link { target: target.clone() },
@@ -135,22 +151,27 @@ impl Manifest {
         })
     }
 
-    /// Source: `set_destinations` in `files.c`, with the directories it finds on Debian.
-    fn directory(&self, kind: &Kind, entry: &Entry, arch: Architecture) -> Option<String> {
+    /// The likeliest directory first; none where it cannot be told. Source: `set_destinations` in
+    /// `files.c`, with the directories it finds on Debian.
+    fn directories(&self, kind: &Kind, entry: &Entry, arch: Architecture) -> Vec<String> {
         let below = entry.directory.as_deref().unwrap_or_default();
-        let libraries = || match entry.compat32 {
-            true => "/usr/lib/i386-linux-gnu".to_owned(),
-            false => format!("/usr/lib/{}", arch.triplet()),
+        let libraries = |below: &str| match entry.compat32 {
+            true => COMPAT32_DIRECTORIES.iter().map(|found| joined(found, below)).collect(),
+            false => vec![joined(&format!("/usr/lib/{}", arch.triplet()), below)],
         };
         match kind.place {
-            Place::Libraries => Some(joined(&libraries(), below)),
-            Place::LibrariesBelow(fixed) => Some(joined(&libraries(), fixed)),
-            Place::Fixed(fixed) => Some(joined(fixed, below)),
-            Place::Explicit => below.starts_with('/').then(|| below.to_owned()),
+            Place::Libraries => libraries(below),
+            Place::LibrariesBelow(fixed) => libraries(fixed),
+            Place::Fixed(fixed) => vec![joined(fixed, below)],
+            Place::Flat(fixed) => vec![fixed.to_owned()],
+            Place::FlatBoth(fixed) if entry.compat32 => vec![joined(fixed, "32")],
+            Place::FlatBoth(fixed) => vec![fixed.to_owned()],
+            Place::XModules => X_MODULES.iter().map(|found| joined(found, below)).collect(),
+            Place::Explicit if below.starts_with('/') => vec![below.to_owned()],
             Place::Firmware => {
-                Some(joined(&format!("/lib/firmware/nvidia/{}", self.version), below))
+                vec![joined(&format!("/lib/firmware/nvidia/{}", self.version), below)]
             }
-            Place::Nowhere => None,
+            Place::Explicit | Place::Nowhere => Vec::new(),
         }
     }
 }
@@ -251,7 +272,11 @@ mod tests {
         kernel/nvidia/nv.c 0644 KERNEL_MODULE_SRC INHERIT_PATH_DEPTH:1 MODULE:resman\n\
         firmware/gsp_ga10x.bin 0644 FIRMWARE INHERIT_PATH_DEPTH:1 MODULE:gsp\n\
         new.bin 0644 BRAND_NEW_TYPE what ever\n\
-        nvidia.png 0644 DOCUMENTATION NVIDIA_GLX-1.0/ MODULE:x\n\n\
+        nvidia.png 0644 DOCUMENTATION NVIDIA_GLX-1.0/ MODULE:x\n\
+        glvnd_check 0755 INTERNAL_UTILITY_BINARY NATIVE MODULE:installer\n\
+        ./32/glvnd_check 0755 INTERNAL_UTILITY_BINARY COMPAT32 MODULE:installer\n\
+        sandboxutils-filelist.json 0644 SANDBOXUTILS_FILELIST_JSON rules.d/ MODULE:x\n\
+        nvidia_drv.so 0755 XMODULE_SHARED_LIB drivers/ MODULE:xdriver\n\n\
         not read\n";
 
     fn destinations(options: Options) -> Vec<Destination> {
@@ -262,7 +287,7 @@ mod tests {
     #[test]
     fn the_list_is_read_up_to_the_blank_line() {
         let list = Manifest::parse(LIST).unwrap();
-        assert_eq!((list.version.as_str(), list.entries.len()), ("460.67", 13));
+        assert_eq!((list.version.as_str(), list.entries.len()), ("460.67", 17));
         assert_eq!(list.entries[1].target.as_deref(), Some("libcuda.so.460.67"));
         assert_eq!(list.entries[2].file, "32/libnvidia-tls.so.460.67");
         assert_eq!(list.entries[5].mode, 0o4755);
@@ -294,6 +319,36 @@ mod tests {
         assert!(all.iter().all(|d| !d.path.contains("nv.c") && !d.path.contains("new.bin")));
         let firmware = "/lib/firmware/nvidia/460.67/gsp_ga10x.bin";
         assert!(all.iter().any(|d| d.path == firmware && !d.required));
+    }
+
+    #[test]
+    fn internal_files_lists_and_x_modules_have_directories_of_their_own() {
+        let all = destinations(Options { compat32: Choice::Include, ..Options::default() });
+        let of = |source: &str| {
+            let is_it = |found: &&Destination| match &found.kind {
+                DestinationKind::File { source: of, .. } => of == source,
+                DestinationKind::Link { .. } => false,
+            };
+            all.iter().find(is_it).unwrap()
+        };
+        assert_eq!(of("glvnd_check").path, "/usr/lib/nvidia/glvnd_check");
+        assert_eq!(of("32/glvnd_check").path, "/usr/lib/nvidia/32/glvnd_check");
+        let list = of("sandboxutils-filelist.json");
+        assert_eq!(list.path, "/usr/share/nvidia/files.d/sandboxutils-filelist.json");
+        let module = of("nvidia_drv.so");
+        assert_eq!(module.path, "/usr/lib64/xorg/modules/drivers/nvidia_drv.so");
+        assert_eq!(module.elsewhere, ["/usr/lib/xorg/modules/drivers/nvidia_drv.so"]);
+    }
+
+    #[test]
+    fn thirty_two_bit_libraries_have_two_places() {
+        let options =
+            Options { compat32: Choice::Include, opengl: Choice::Include, ..Options::default() };
+        let all = destinations(options);
+        let library = all.iter().find(|found| found.path.contains("i386")).unwrap();
+        assert_eq!(library.path, "/usr/lib/i386-linux-gnu/libnvidia-tls.so.460.67");
+        assert_eq!(library.elsewhere, ["/usr/lib32/libnvidia-tls.so.460.67"]);
+        assert!(!library.required);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::host::files::Lock;
 use crate::host::process::{Command, Ended, Finished};
 use crate::host::runlog::RunLog;
-use crate::host::running::Running;
+use crate::host::running::{self, Running};
 use crate::host::wait;
 
 pub use lxc::PlainLxc;
@@ -25,6 +25,10 @@ pub use pct::Pct;
 
 /// How long a container may take to stop, and again to start.
 pub const STATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the end of a stop may take, the post-stop hook's unmounting included
+/// (`TimeoutStopSec` of `pve-container@.service`).
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Which runtime the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -185,6 +189,18 @@ pub enum Starter {
     SomebodyElse,
 }
 
+/// Whether a container's configuration can be written, and the container be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerState {
+    /// Its first process, as this host numbers it.
+    Running(u32),
+    /// It starts, or the hook of its stop has not ended, which writes the configuration that it has
+    /// read before.
+    Changing,
+    /// Nothing of it is left.
+    Stopped,
+}
+
 /// After this long LXC is asked again, whatever the kernel's files show.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -232,7 +248,7 @@ impl Session<'_> {
     /// The first process of the container as this host numbers it; `None` when it is stopped.
     ///
     /// # Errors
-    /// Host error when `lxc-info` cannot be run.
+    /// Host error when LXC does not tell.
     pub fn init_process(&self) -> Result<Option<u32>> {
         let command = Command::new("lxc-info", Duration::from_secs(10)).args([
             "-n",
@@ -242,13 +258,72 @@ impl Session<'_> {
         ]);
         // Not in the log: it is asked many times while waiting.
         let finished = self.host.processes.run_regardless(command, &RunLog::none())?;
-        if finished.ended == Ended::TimedOut {
-            return Err(Error::host("ask LXC for the container's state")
+        let told = String::from_utf8_lossy(&finished.stdout).trim().to_owned();
+        match (finished.ended, told.parse()) {
+            (Ended::Exited(0), Ok(pid)) => Ok(Some(pid)),
+            (Ended::Exited(0), Err(_)) if told.is_empty() => Ok(None),
+            // Proxmox writes LXC's configuration at the first start.
+            (Ended::Exited(1), _) if !self.is_known_to_lxc() => Ok(None),
+            _ => Err(Error::host("ask LXC for the container's state")
                 .because(finished.ended)
-                .on(self.ctid));
+                .because(if told.is_empty() { finished.tail() } else { told })
+                .on(self.ctid)),
         }
-        // Not existing for LXC (exit 1) means that Proxmox has never started it.
-        Ok(String::from_utf8_lossy(&finished.stdout).trim().parse().ok())
+    }
+
+    fn is_known_to_lxc(&self) -> bool {
+        self.host.paths.lxc().join(self.ctid.as_str()).join("config").exists()
+    }
+
+    /// What the container does at this moment.
+    ///
+    /// # Errors
+    /// Host error when that cannot be told.
+    pub fn power_state(&self) -> Result<PowerState> {
+        // In this order: what ends or begins in between is changing.
+        if let Some(pid) = self.init_process()? {
+            return Ok(PowerState::Running(pid));
+        }
+        Ok(match self.works_at()? {
+            Some(_) => PowerState::Changing,
+            None => PowerState::Stopped,
+        })
+    }
+
+    fn works_at(&self) -> Result<Option<String>> {
+        running::works_at(&self.host.paths, self.ctid).map_err(|error| {
+            Error::host("look for the container's monitor").because(error).on(self.ctid)
+        })
+    }
+
+    /// The first process of the container when it neither starts nor stops any more; `None` when it
+    /// is stopped and the hook of its stop has ended.
+    ///
+    /// # Errors
+    /// Restart error when that takes too long; host error when it cannot be told; the interruption.
+    pub fn settled(&self) -> Result<Option<u32>> {
+        self.settle(|| self.host.cancel.check())
+    }
+
+    fn settle(&self, may_go_on: impl Fn() -> Result<()>) -> Result<Option<u32>> {
+        let mut rhythm = Rhythm::new();
+        loop {
+            match self.power_state()? {
+                PowerState::Running(pid) => return Ok(Some(pid)),
+                PowerState::Stopped => return Ok(None),
+                PowerState::Changing if rhythm.began.elapsed() >= SETTLE_LIMIT => break,
+                PowerState::Changing => {
+                    may_go_on()?;
+                    rhythm.pause();
+                }
+            }
+        }
+        let seconds = SETTLE_LIMIT.as_secs();
+        let who = self.works_at()?.unwrap_or_else(|| "something".to_owned());
+        Err(Error::restart(format!("see it started or stopped within {seconds} s"))
+            .because(format!("{who} still works at it"))
+            .hint("an unmount that hangs is the usual reason: is its storage reachable?")
+            .on(self.ctid))
     }
 
     /// Runs a script inside, as root, with a clean environment and a time limit on both sides.
@@ -279,7 +354,8 @@ impl Session<'_> {
                 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             ])
             .args(["HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"])
-            .args(["NEEDRESTART_SUSPEND=1", "TERM=dumb"])
+            // The last one tells our processes from those of others, as long as they last.
+            .args(["NEEDRESTART_SUSPEND=1", "TERM=dumb", "NVSTAGE_INSIDE=1"])
             .args(["sh", "-c", WITHIN_TIME, "nvstage", "-k", "10"])
             .args([&inside.limit.as_secs().to_string(), "sh", "-c", inside.script, "nvstage"])
             .args(inside.arguments.iter());
@@ -358,6 +434,10 @@ impl Session<'_> {
     fn started(&self) -> Result<Started> {
         let began = Instant::now();
         loop {
+            // A start fails while the hook of a stop is at work. Where nobody can tell, it is tried.
+            if let Ok(Some(pid)) = self.settle(|| Ok(())) {
+                return Ok(Started { pid, by: Starter::SomebodyElse });
+            }
             let command = self.runtime.start_command(self.ctid);
             let finished = self.host.processes.run_regardless(command, self.log)?;
             let by = match &finished.ended {
@@ -384,7 +464,7 @@ impl Session<'_> {
 
     /// The first process of a container that was started; `None` when the one that was said to run
     /// already has come to its end instead. Proxmox VE calls one "running" as long as its monitor
-    /// listens, which it does until the post-stop hook is done (`PVE::LXC::check_running`).
+    /// listens (`PVE::LXC::check_running`).
     fn seen_running(&self, by: Starter) -> Result<Option<u32>> {
         let mut rhythm = Rhythm::new();
         // A container under high availability is started by somebody else, later.
@@ -616,6 +696,7 @@ mod tests {
         let state = Mutex::new(State { looks: 4, calls: Vec::new() });
         let guest: &Guest = Box::leak(Box::new(Guest { stop, state }));
         let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("proc")).unwrap();
         let host = Host {
             paths: Paths::below(root.path()),
             processes: Box::new(guest),

@@ -43,11 +43,11 @@ impl Fleet {
         self.host.path(&format!("/var/lib/lxc/.storage/subvol-{}-disk-0", self.ids[index]))
     }
 
-    /// The command that provisions all of them.
+    /// The command that provisions all of them, and leaves them running.
     pub fn arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         let mut all = vec!["--json", "provision"];
         all.extend(self.ids.iter().map(String::as_str));
-        all.extend(["--gpus", "0", "--recipe", &self.recipe]);
+        all.extend(["--gpus", "0", "--recipe", &self.recipe, "--start"]);
         all.extend(more);
         all
     }

@@ -8,9 +8,11 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod batch;
+pub mod seeds;
 pub mod server;
 pub mod shared;
 mod site;
+pub mod ways;
 
 pub use site::Site;
 

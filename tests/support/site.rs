@@ -10,7 +10,7 @@ use super::server::{Fault, Server};
 use super::{BRIDGE, installer, world};
 
 /// The versions that the recipes pin.
-const PINNED: [&str; 2] = [super::VERSION, "580.95.05"];
+const PINNED: [&str; 3] = [super::VERSION, "580.95.05", "470.256.02"];
 
 /// A server with installers and repositories, and the recipes for it.
 pub struct Site {

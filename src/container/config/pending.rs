@@ -41,6 +41,18 @@ pub enum PendingChange {
     },
 }
 
+impl PendingChange {
+    /// True if it is about a device that Proxmox VE passes itself, `dev[n]`.
+    pub fn is_of_device(&self) -> bool {
+        match self {
+            Self::Set { key, .. } | Self::Deleted { key, .. } => {
+                key.strip_prefix("dev").is_some_and(|number| number.parse::<u8>().is_ok())
+            }
+            Self::RawLines { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for PendingChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,14 +98,18 @@ impl LxcConfig {
         let texts = |lines: &[Line<'_>]| -> Vec<String> {
             lines.iter().map(|line| line.text.clone().into_owned()).collect()
         };
-        for replacing in [&section.raw, &section.environment] {
-            let Some(first) = replacing.first() else { continue };
-            let is_same = |line: &Line<'_>| is_raw(line) && is_variable(line) == is_variable(first);
-            let now: Vec<Line<'_>> = self.lines().filter(is_same).collect();
-            let (now, then) = (texts(&now), texts(replacing));
-            if now != then {
-                changes.push(PendingChange::RawLines { now, then });
-            }
+        let own = |is_wanted: fn(&Line<'_>) -> bool| self.lines().filter(is_wanted).collect();
+        let raw: Vec<Line<'_>> = own(|line| is_raw(line) && !is_variable(line));
+        let (now, then) = (texts(&raw), texts(&section.raw));
+        if !then.is_empty() && now != then {
+            changes.push(PendingChange::RawLines { now, then });
+        }
+        let environment: Vec<Line<'_>> = own(is_variable);
+        let joined = |lines: &[Line<'_>]| lines.iter().map(value).collect::<Vec<_>>().join(" ");
+        let (now, then) = (joined(&environment), joined(&section.environment));
+        if !then.is_empty() && now != then {
+            let now = (!now.is_empty()).then_some(now);
+            changes.push(PendingChange::Set { key: ENVIRONMENT.to_owned(), now, then });
         }
         changes
     }
@@ -139,6 +155,15 @@ impl LxcConfig {
             }
         }
         Self { dialect: self.dialect, lines: all, live, numbers: Some(numbers) }
+    }
+
+    /// The keys of Proxmox VE's settings in the live section and among the pending changes.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let live = self.lines().filter_map(|line| match line.kind {
+            LineKind::Setting { key, .. } => Some(key),
+            _ => None,
+        });
+        live.chain(self.pending_section().settings.into_keys())
     }
 
     /// The lines of `[pve:pending]`; a repeated section throws the earlier one away.

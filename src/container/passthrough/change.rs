@@ -40,6 +40,11 @@ impl Changes {
         }
     }
 
+    /// The highest number of a line that something happens to.
+    pub(super) fn last(&self) -> usize {
+        self.corrected.keys().chain(&self.removed).copied().max().unwrap_or_default()
+    }
+
     /// Whether something happens to a line.
     pub(super) fn touches(&self, number: usize) -> bool {
         self.corrected.contains_key(&number) || self.removed.contains(&number)

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::container::config::{Dialect, Line, LineKind, LxcConfig};
 use crate::container::mount::{self, Effect};
-use crate::container::rules::{self, DeviceRule, Permission};
+use crate::container::rules::{self, DeviceRule, DeviceRules, RuleEffect, RuleLine};
 use crate::container::shared;
 use crate::error::{Error, Result};
 
@@ -21,14 +21,16 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
     let dialect = config.dialect();
     let own: Vec<Option<LineKind>> =
         wanted.own.iter().map(|own| Some(first_line(own.text.as_ref()?, dialect))).collect();
+    let next = config.at_next_start();
     let (nodes, apart) = match wanted.method {
-        Method::Mount => beside_others(config, wanted, &own),
+        Method::Mount => beside_others(&next, wanted, &own),
         Method::Device => (one_by_one(wanted.nodes), Vec::new()),
     };
-    let mut survey = Survey::new(config, &nodes);
+    let mut survey = Survey::new(&next, &nodes);
     survey.apart = apart;
     let mut decision = Decision {
         config,
+        live: config.lines().count(),
         wanted,
         survey,
         own,
@@ -49,10 +51,24 @@ pub(super) fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
             Method::Device => decision.device(node)?,
         }
     }
-    decision.rules();
+    decision.rules()?;
     decision.trees()?;
     decision.leftovers();
-    Ok(decision.finish())
+    // What went just now may have been what let a device open.
+    if let Some(denied) = decision.denial() {
+        return Err(denied);
+    }
+    match decision.changes.last() > decision.live {
+        true => Err(super::refuse_pending()),
+        false => Ok(decision.finish()),
+    }
+}
+
+/// The error for a device that a line of somebody else's denies: no rule of ours would help.
+fn refuse_denied(line: &RuleLine) -> Error {
+    Error::host("pass a device: its configuration denies it")
+        .because(format!("line {}: `{}`", line.number, line.text))
+        .hint(format!("take line {} out of its configuration", line.number))
 }
 
 /// The nodes that are mounted, and the directories of which that is one by one: nothing of somebody
@@ -74,8 +90,12 @@ fn is_one_of(own: &[Option<LineKind>], found: Option<(&str, &str)>) -> bool {
 }
 
 struct Decision<'a> {
+    /// The file.
     config: &'a LxcConfig,
+    /// How many lines its live section has; others are pending.
+    live: usize,
     wanted: &'a Wanted<'a>,
+    /// What the next start has.
     survey: Survey<'a>,
     /// What the journal says is ours, line by line of [`Wanted::own`].
     own: Vec<Option<LineKind>>,
@@ -91,9 +111,10 @@ impl<'a> Decision<'a> {
         self.config.dialect()
     }
 
-    /// Whether the journal calls a line ours.
+    /// Whether the journal calls a line ours. One of the pending changes is somebody's decision.
     fn is_recorded(&self, number: usize) -> bool {
-        is_one_of(&self.own, self.survey.meaning(number))
+        let found = self.survey.meaning(number).filter(|_| number <= self.live);
+        is_one_of(&self.own, found)
     }
 
     /// Takes out the lines that bring another driver.
@@ -219,48 +240,83 @@ impl<'a> Decision<'a> {
         )
     }
 
-    /// Rules for what is mounted into a privileged container. A rule that has gone out of date
+    /// Rules for what is mounted and LXC's list does not let open. A rule that has gone out of date
     /// becomes the one that is missing.
-    fn rules(&mut self) {
-        if self.survey.is_unprivileged {
-            return;
+    fn rules(&mut self) -> Result<()> {
+        let mut numbers: Vec<(u64, u64)> = Vec::new();
+        for number in self.mounted.iter().flat_map(|node| &node.numbers) {
+            if !numbers.contains(number) {
+                numbers.push(*number);
+            }
         }
-        let all: Vec<(usize, DeviceRule)> = self.survey.rules().collect();
-        let numbers: Vec<(u64, u64)> =
-            self.mounted.iter().flat_map(|node| node.numbers.iter().copied()).collect();
+        let list = self.list_after();
         let mut outdated = Vec::new();
-        for (number, rule) in &all {
-            match rule.allows_any(&numbers) {
-                true => _ = self.used.insert(*number),
-                false if self.is_recorded(*number) => outdated.push(*number),
+        let mut used = Vec::new();
+        for line in self.survey.rules.lines() {
+            let allows = |number: &(u64, u64)| line.rule.allows(*number);
+            let counts = line.effect == RuleEffect::InForce || !self.survey.is_unprivileged;
+            match counts && numbers.iter().any(allows) {
+                true => used.push(line.number),
+                false if self.is_recorded(line.number) => outdated.push(line.number),
                 false => {}
             }
         }
-        let is_about_ours = self.is_about_our_devices();
-        let is_outdated = |(number, rule): &&(usize, DeviceRule)| {
-            is_about_ours && rule.is_outdated(self.wanted.majors) && !outdated.contains(number)
-        };
-        let of_others: Vec<usize> =
-            all.iter().filter(is_outdated).map(|(number, _)| *number).collect();
-        // One before a rule that denies would not count.
-        let denying = all.iter().filter(|(_, rule)| rule.denies()).map(|(number, _)| *number).max();
-        let counts = |number: &usize| denying.is_none_or(|denying| *number > denying);
-        let mut candidates = outdated.into_iter().chain(of_others).filter(counts);
-        let rules: Vec<DeviceRule> = all.into_iter().map(|(_, rule)| rule).collect();
-        let mut written: Vec<(u64, u64)> = Vec::new();
-        for number in numbers {
-            if rules::permission(&rules, number) != Permission::Unmentioned
-                || written.contains(&number)
-            {
-                continue;
+        numbers.retain(|number| !list.opens(*number));
+        if let Some(denied) = numbers.iter().find_map(|number| list.denial(*number)) {
+            return Err(refuse_denied(denied));
+        }
+        // A line that is written just so and has no effect is ours with the one that has.
+        for line in &self.survey.lines {
+            let is_equal = |number: &(u64, u64)| {
+                line.kind.meaning() == Some((rules::ALLOW, &rules::value(*number)))
+            };
+            if numbers.iter().any(is_equal) {
+                used.push(line.number);
             }
-            written.push(number);
-            let line = rules::line(number, self.dialect());
+        }
+        self.used.extend(used);
+        let is_about_ours = self.is_about_our_devices();
+        let is_outdated = |line: &&RuleLine| {
+            is_about_ours
+                && line.rule.is_outdated(self.wanted.majors)
+                && !outdated.contains(&line.number)
+        };
+        let of_others =
+            self.survey.rules.lines().iter().filter(is_outdated).map(|line| line.number);
+        let emptied = self.survey.rules.last_emptied();
+        let candidates: Vec<usize> =
+            outdated.iter().copied().chain(of_others).filter(|number| *number > emptied).collect();
+        let mut candidates = candidates.into_iter();
+        for number in &numbers {
+            let line = rules::line(*number, self.dialect());
             match candidates.next() {
                 Some(old) => self.changes.correct(old, line),
                 None => self.changes.add(line),
             }
         }
+        // One that a later line takes back is added again at the end.
+        let list = self.list_after();
+        for number in numbers.into_iter().filter(|number| !list.opens(*number)) {
+            self.changes.add(rules::line(number, self.dialect()));
+        }
+        Ok(())
+    }
+
+    /// The error for a passed node that somebody else's line denies after the changes so far.
+    fn denial(&self) -> Option<Error> {
+        let list = self.list_after();
+        let mut numbers = self.wanted.nodes.iter().flat_map(|node| &node.numbers);
+        let denied = numbers.find(|number| !list.opens(**number))?;
+        list.denial(*denied).map(refuse_denied)
+    }
+
+    /// LXC's list as it is after the changes so far.
+    fn list_after(&self) -> DeviceRules {
+        let edited = self.changes.apply(self.config).at_next_start();
+        DeviceRules::of(&edited, &|path| {
+            let node = self.survey.nodes.iter().find(|node| node.path == path);
+            node.and_then(|node| node.numbers.first().copied())
+        })
     }
 
     /// Whether a rule of somebody else's for a major that nobody has can only be about our devices:
@@ -388,7 +444,14 @@ impl<'a> Decision<'a> {
             let is_it = |line: &&Line<'_>| line.kind.meaning() == Some(old);
             let numbers: Vec<usize> = lines.iter().filter(is_it).map(|line| line.number).collect();
             known.extend(numbers.iter().copied());
-            let Some(number) = numbers.first() else { continue };
+            let Some(number) = numbers.first() else {
+                // Until the next start it is still there.
+                let is_live = |line: Line<'_>| line.kind.meaning() == Some(old);
+                if self.config.lines().any(is_live) {
+                    own.push(record.clone());
+                }
+                continue;
+            };
             let text = match self.changes.corrected.get(number) {
                 Some(new) => Some(new.clone()),
                 None if self.changes.removed.contains(number) => None,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Applied, DeviceNode, DriverLines, LineKind, LxcConfig, Method, OwnLine, Users, Wanted,
 };
-use super::{edit, first_line, one_by_one, passes};
+use super::{decide, first_line, one_by_one, passes};
 use crate::container::shared::is_from_shared;
 use crate::container::{mount, mount::MountEntry};
 
@@ -43,7 +43,7 @@ fn mounts_and_rules(config: &LxcConfig, applied: Applied<'_>) -> Vec<String> {
         driver_lines: DriverLines::Keep,
     };
     // It is refused where somebody has mounted something else onto the place of a node.
-    edit(config, &wanted).map(|edit| edit.lines_added).unwrap_or_else(|_| {
+    decide::edit(config, &wanted).map(|edit| edit.lines_added).unwrap_or_else(|_| {
         let nodes = applied.nodes.iter().filter(|node| !passes(config, node));
         nodes.map(|node| mount::line(node, config.dialect())).collect()
     })

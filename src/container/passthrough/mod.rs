@@ -19,11 +19,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Access, Dialect, LineKind, LxcConfig};
+use super::config::{Access, Dialect, LineKind, LxcConfig, PendingChange};
 use super::mount::{self, Effect};
 use super::rules;
 use super::shared::{self, SharedTree};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub use self::missing::missing;
 use self::survey::Survey;
@@ -196,8 +196,9 @@ pub struct ForeignLine {
 
 /// Computes the edit that gives the container these nodes.
 ///
-/// A privileged container also gets a rule for every device number that no rule allows yet; a rule
-/// that denies one by name is obeyed. A node that somebody else's line passes is passed.
+/// What counts is what the next start has ([`LxcConfig::at_next_start`]). A container also gets a
+/// rule for every device number that LXC's list does not let it open. A node that somebody else's
+/// line passes is passed.
 ///
 /// A tree that is shared gets a mount entry; one of ours that is not wanted any more goes.
 ///
@@ -205,10 +206,23 @@ pub struct ForeignLine {
 /// nodes where such a line passes something below it.
 ///
 /// # Errors
-/// Host error when all 256 `dev[n]` are in use, another line mounts something onto the place of a
-/// node or a shared tree, or below the latter, or brings a driver and is not to be taken out.
+/// Host error when all 256 `dev[n]` are in use, a rule denies a device, another line mounts something
+/// onto the place of a node or a shared tree, or below the latter, or brings a driver and is not to
+/// be taken out, or pending changes would undo the edit.
 pub fn edit(config: &LxcConfig, wanted: &Wanted<'_>) -> Result<Edit> {
-    decide::edit(config, wanted)
+    let edit = decide::edit(config, wanted)?;
+    let is_undoing = |change: &PendingChange| matches!(change, PendingChange::RawLines { .. });
+    match edit.changed() && edit.config.pending().iter().any(is_undoing) {
+        true => Err(refuse_pending()),
+        false => Ok(edit),
+    }
+}
+
+/// The error for lines that `[pve:pending]` replaces, or has.
+fn refuse_pending() -> Error {
+    Error::host("edit its configuration: what is pending would undo it")
+        .because("at the next start the `lxc.*` lines of `[pve:pending]` replace all others")
+        .hint("take the `lxc.*` lines out of that section, or start and stop the container")
 }
 
 /// Whether the live section passes a node, so that a container can use it: by a mount entry that

@@ -1,11 +1,15 @@
 //! What the live section of a configuration says about NVIDIA devices, beside what is wanted.
 
-use super::{DeviceNode, ForeignLine};
+use super::{DeviceNode, ForeignLine, NodeKind};
 use crate::container::config::{Access, Dialect, Line, LineKind, LxcConfig, PassedDevice};
 use crate::container::driver_files::{self, DriverLine};
 use crate::container::mount::{self, Effect, MountEntry};
-use crate::container::rules::DeviceRule;
+use crate::container::rules::{self, DeviceRules, RuleEffect, RuleLine, Verb};
 use crate::container::shared;
+
+/// What is told of the line that empties LXC's list for good.
+const EMPTY_LIST: &str =
+    "LXC's list of rules is empty after it: every device opens, and a rule would forbid the others";
 
 /// The live section, taken apart.
 pub(super) struct Survey<'a> {
@@ -18,6 +22,8 @@ pub(super) struct Survey<'a> {
     pub(super) driver_lines: Vec<DriverLine>,
     /// Directories of which nodes are passed one by one, because of what others have below them.
     pub(super) apart: Vec<String>,
+    /// LXC's list of device rules.
+    pub(super) rules: DeviceRules,
 }
 
 impl<'a> Survey<'a> {
@@ -27,7 +33,11 @@ impl<'a> Survey<'a> {
         let is_unprivileged = config.is_unprivileged_by(&lines);
         let driver_lines = driver_files::lines(config);
         let (dialect, apart) = (config.dialect(), Vec::new());
-        Self { lines, devices, nodes, is_unprivileged, dialect, driver_lines, apart }
+        let rules = DeviceRules::of(config, &|path| {
+            let node = nodes.iter().find(|node| node.path == path && node.kind == NodeKind::File);
+            node.and_then(|node| node.numbers.first().copied())
+        });
+        Self { lines, devices, nodes, is_unprivileged, dialect, driver_lines, apart, rules }
     }
 
     /// The numbers of the lines whose mount entry has this effect on a node.
@@ -57,14 +67,9 @@ impl<'a> Survey<'a> {
             || self.devices.iter().any(|device| is_other(&device.path))
     }
 
-    /// The rules about devices, with the numbers of their lines.
-    pub(super) fn rules(&self) -> impl Iterator<Item = (usize, DeviceRule)> {
-        self.lines.iter().filter_map(|line| Some((line.number, DeviceRule::parse(line)?)))
-    }
-
     /// A line, by its number.
     pub(super) fn line(&self, number: usize) -> Option<&Line<'a>> {
-        self.lines.get(number.wrapping_sub(1))
+        self.lines.iter().find(|line| line.number == number)
     }
 
     /// What a line means, by its number.
@@ -95,10 +100,8 @@ impl<'a> Survey<'a> {
             LineKind::Other => names_node.then(|| "it is not understood".to_owned()),
             LineKind::Setting { key, .. } => names_node.then(|| self.remark_on_setting(line, key)),
             LineKind::Raw { key, .. } => {
-                if let Some(rule) = DeviceRule::parse(line) {
-                    let numbers: Vec<_> =
-                        self.nodes.iter().flat_map(|node| node.numbers.iter().copied()).collect();
-                    return rule.remark(&numbers, self.is_unprivileged);
+                if let Some(rule) = self.rules.line_of(line.number) {
+                    return self.remark_on_rule(rule);
                 }
                 match mount_entry(line) {
                     Some(entry) => self.remark_on_mount(&entry),
@@ -110,6 +113,36 @@ impl<'a> Survey<'a> {
                 }
             }
             LineKind::Blank => None,
+        }
+    }
+
+    /// What a rule comes to, where it is about NVIDIA's devices or may be.
+    fn remark_on_rule(&self, line: &RuleLine) -> Option<String> {
+        let wanted: Vec<(u64, u64)> =
+            self.nodes.iter().flat_map(|node| node.numbers.iter().copied()).collect();
+        if line.effect == RuleEffect::Empties {
+            let is_last = line.number == self.rules.last_emptied() && !line.rule.allows_all();
+            return (is_last && self.rules.is_empty()).then(|| EMPTY_LIST.to_owned());
+        }
+        let major = line.named_major()?;
+        let is_ours = major == rules::MAJOR || wanted.iter().any(|number| number.0 == major);
+        if !is_ours && !rules::is_dynamic(major) {
+            return None;
+        }
+        if let Some(why) = line.no_effect() {
+            return Some(why);
+        }
+        if !is_ours {
+            return Some(format!(
+                "no device that is passed has major {major}: out of date, or about something else"
+            ));
+        }
+        let matches = wanted.iter().any(|number| line.rule.names(*number));
+        match (line.rule.verb, matches) {
+            (_, false) => Some("it is about a device that is not passed".to_owned()),
+            (Verb::Deny, true) => Some("it denies a device that is passed".to_owned()),
+            (Verb::Allow, true) if wanted.iter().any(|number| line.rule.allows(*number)) => None,
+            (Verb::Allow, true) => Some(rules::HALF.to_owned()),
         }
     }
 

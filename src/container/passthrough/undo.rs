@@ -7,7 +7,7 @@ use super::survey::Survey;
 use super::{DeviceNode, Edit, ForeignLine, NodeKind, OwnLine, first_line};
 use crate::container::config::{Line, LxcConfig};
 use crate::container::mount::{self, Effect};
-use crate::container::rules::{self, DeviceRule, Permission};
+use crate::container::rules::{self, DeviceRule, RuleLine};
 use crate::container::shared;
 
 /// Takes out every line that is ours and still as we wrote it, and puts back what it replaced.
@@ -221,27 +221,26 @@ impl Renumbering<'_> {
 
     /// Rewrites rules of another boot, by their minor, where one is missing.
     fn after_rollback(&mut self, nodes: &[DeviceNode], majors: &BTreeSet<u64>) {
-        if self.survey.is_unprivileged {
-            return;
-        }
         let is_mounted = |node: &&DeviceNode| !self.survey.mounts(node, &Effect::Passes).is_empty();
         let numbers = nodes.iter().filter(is_mounted).flat_map(|node| node.numbers.iter().copied());
         let numbers: Vec<(u64, u64)> = numbers.filter(|number| number.0 != rules::MAJOR).collect();
         for number in numbers {
             let edited = self.changes.apply(self.config);
             let edited = Survey::new(&edited, &[]);
-            let all: Vec<DeviceRule> = edited.rules().map(|(_, rule)| rule).collect();
-            if rules::permission(&all, number) != Permission::Unmentioned {
+            if edited.rules.opens(number) {
                 continue;
             }
-            let is_stale = |(line, rule): &(usize, DeviceRule)| {
-                let is_its = rule.number().is_some_and(|old| {
+            let is_stale = |line: &&RuleLine| {
+                let is_its = line.rule.number().is_some_and(|old| {
                     let ours = rules::value(old);
-                    old.1 == number.1 && edited.meaning(*line) == Some((rules::ALLOW, &ours))
+                    old.1 == number.1 && edited.meaning(line.number) == Some((rules::ALLOW, &ours))
                 });
-                is_its && rule.is_outdated(majors)
+                is_its && line.rule.is_outdated(majors)
             };
-            let Some((line, _)) = edited.rules().find(is_stale) else { continue };
+            let Some(line) = edited.rules.lines().iter().find(is_stale).map(|line| line.number)
+            else {
+                continue;
+            };
             let new = rules::line(number, self.config.dialect());
             self.changes.correct(line, new.clone());
             self.own.push(OwnLine { text: Some(new), replaced: None });

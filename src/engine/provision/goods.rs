@@ -7,6 +7,7 @@ use super::{Inside, Job, Means};
 use crate::apt::existing::Change;
 use crate::apt::{self, AptFile};
 use crate::engine::existing_sources::{self, Need};
+use crate::engine::journal;
 use crate::engine::packages::{self, Asked};
 use crate::engine::stock::{self, Mirror};
 use crate::engine::supplies::{Driver, Repository};
@@ -49,8 +50,12 @@ impl Job<'_> {
         }
         let (recipe, distribution) = (&wish.recipe, &facts.distribution);
         recipe.repository(distribution, facts.architecture)?;
-        let lock = supplies.stock(recipe, distribution, facts.architecture)?;
         let mut files = vec![apt::pins(recipe.denied_packages(), recipe.allowed_packages())];
+        let lock = match supplies.stock(recipe, distribution, facts.architecture) {
+            // Nothing is wanted of it.
+            Err(_) if facts.is_complete(self.apt.packages(), &files) => None,
+            found => found?,
+        };
         // What is shared comes from the host, and what is left from the distribution.
         let is_wanted = self.may_use_network() && self.images.cuda.is_none();
         let root = survey::root(self.session, seen.pid)?;
@@ -103,7 +108,7 @@ impl Job<'_> {
             return Ok(Some(mirror));
         }
         let (recipe, pid) = (&self.apt, seen.pid);
-        let job = packages::Job { recipe, files, mirror: Some(&mirror), pid };
+        let job = packages::Job { recipe, files, mirror: Some(&mirror), unfinished: &[], pid };
         match packages::ask(self.session, job)? {
             Asked::Complete => Ok(Some(mirror)),
             Asked::Lacking(missing) => self.do_without(&missing).map(|()| None),
@@ -117,7 +122,7 @@ impl Job<'_> {
     /// The cache lacks something that the container needs.
     fn do_without(&self, missing: &[String]) -> Result<()> {
         if !self.may_use_network() {
-            return Err(packages::lacking(self.session, missing));
+            return Err(packages::lacking(self.session, self.means.wish, missing));
         }
         let count = missing.len();
         self.warn(&format!("the cache lacks {count} packages that it needs: apt fetches all"));
@@ -134,38 +139,95 @@ impl Job<'_> {
         let action = plan.packages.clone();
         let pid = seen.pid;
         self.step(Step::Packages, |job| match action {
-            Action::Nothing(why) => Ok((Outcome::Unchanged(why), ())),
+            Action::Nothing(why) => {
+                job.note_finished(goods)?;
+                Ok((Outcome::Unchanged(why), ()))
+            }
             Action::Do(what) | Action::Unknown(what) => {
-                job.note_packages(&seen.facts)?;
-                let from = job.install(goods, pid)?;
+                job.set_sources_aside(goods)?;
+                let left = job.left()?;
+                job.note_packages(goods, &seen.facts, pid)?;
+                let from = job.install(goods, &left, pid)?;
+                job.note_finished(goods)?;
                 Ok((Outcome::Changed(format!("{what}, from {from}")), ()))
             }
         })
     }
 
-    /// Writes down which packages will be ours: those that are not there.
-    fn note_packages(&self, facts: &Facts) -> Result<()> {
+    /// Writes down which packages will be ours: those that are not there, and what comes with them
+    /// until all of it has come.
+    fn note_packages(&self, goods: &Goods, facts: &Facts, pid: u32) -> Result<()> {
         let is_there =
             |name: &String| facts.packages.iter().any(|p| p.name == *name && p.is_installed());
         let wanted = self.apt.packages().iter();
         let new: Vec<String> = wanted.filter(|name| !is_there(name)).cloned().collect();
+        let coming = self.coming(goods, pid)?;
         self.note(|journal| {
             let known = journal.packages.clone();
             journal.packages.extend(new.into_iter().filter(|name| !known.contains(name)));
+            journal.begin(&coming);
         })
     }
 
-    /// Installs the packages; says from where.
-    fn install(&mut self, goods: &Goods, pid: u32) -> Result<&'static str> {
-        let (recipe, files) = (&self.apt, goods.files.as_slice());
-        let mirror = goods.mirror.as_ref();
-        let job = packages::Job { recipe, files, mirror, pid };
+    /// Packages that an installation brings in: those of the lock that are not there, or else what
+    /// the container's apt says.
+    fn coming(&self, goods: &Goods, pid: u32) -> Result<Vec<String>> {
+        let Some(lock) = &goods.lock else {
+            let (recipe, files) = (&self.apt, goods.files.as_slice());
+            return packages::coming(
+                self.session,
+                packages::Job { recipe, files, mirror: None, unfinished: &[], pid },
+            );
+        };
+        let there = survey::system(&survey::root(self.session, pid)?, lock.architecture)?.packages;
+        let names = lock.packages.iter().map(|package| &package.name);
+        Ok(names.filter(|name| !there.contains_key(*name)).cloned().collect())
+    }
+
+    /// Packages that came along with others, and that a run which was cut short was at work on.
+    fn left(&self) -> Result<Vec<String>> {
+        let journal = journal::load(&self.session.host.paths, self.session.ctid)?;
+        let (ours, mut left) = journal
+            .map(|journal| (journal.packages, journal.unfinished_packages))
+            .unwrap_or_default();
+        left.retain(|name| !ours.contains(name));
+        Ok(left)
+    }
+
+    /// Forgets what came with the packages once all of them are there. Packages of another recipe are
+    /// finished by that one, or removed.
+    fn note_finished(&self, goods: &Goods) -> Result<()> {
+        let wanted = self.apt.packages();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let locked = goods.lock.as_ref().map_or(&[][..], |lock| &lock.packages);
+        let is_wanted = |name: &String| {
+            wanted.contains(name) || locked.iter().any(|package| package.name == *name)
+        };
+        self.note(|journal| {
+            if journal.packages.iter().all(is_wanted) {
+                journal.unfinished_packages.clear();
+            }
+        })
+    }
+
+    /// Sets the container's own sources of the repository aside where ours is needed.
+    fn set_sources_aside(&self, goods: &Goods) -> Result<()> {
         existing_sources::apply(self.session, &goods.sources)?;
         for reason in &goods.sources.reasons {
             self.warn(&format!(
                 "set aside the source of the CUDA repository in {reason}; `detach --purge` puts it back"
             ));
         }
+        Ok(())
+    }
+
+    /// Installs the packages; says from where.
+    fn install(&mut self, goods: &Goods, left: &[String], pid: u32) -> Result<&'static str> {
+        let (recipe, files) = (&self.apt, goods.files.as_slice());
+        let mirror = goods.mirror.as_ref();
+        let job = packages::Job { recipe, files, mirror, unfinished: left, pid };
         let look = self.look(60);
         let (asked, mut facts) = packages::install(self.session, job, look)?;
         let from = match asked {

@@ -2,10 +2,11 @@
 
 use super::goods::Goods;
 use super::{Inside, Job};
-use crate::engine::configure::{self, Applied};
+use crate::engine::configure::{self, Applied, ReadBack};
+use crate::engine::pending::{self, OnRestart};
 use crate::engine::survey::{self, Outside};
 use crate::error::Result;
-use crate::plan::{Action, Plan, Power};
+use crate::plan::{Action, Plan, Power, Reach};
 use crate::report::{Outcome, Step};
 use crate::runtime::Starter;
 
@@ -19,6 +20,7 @@ impl Job<'_> {
         goods: Option<&Goods>,
     ) -> Result<(Outside, Plan)> {
         let (mut outside, mut plan) = planned;
+        self.begin(&mut outside, &plan);
         self.step(Step::Passthrough, |job| {
             for line in &outside.edit.foreign {
                 job.warn(&format!("kept `{}`: {}", line.text, line.why));
@@ -29,6 +31,7 @@ impl Job<'_> {
                 let cuda = job.images.cuda.as_ref();
                 outside = survey::outside(job.session, job.means.wish, cuda)?;
                 plan = job.plan(&outside, seen, goods)?;
+                job.begin(&mut outside, &plan);
                 outcome = job.edit(&outside, &plan)?;
             }
             let outcome = outcome.ok_or_else(|| configure::changed(job.session))?;
@@ -59,13 +62,30 @@ impl Job<'_> {
         Ok(Some(Outcome::Changed(format!("{what} ({})", gpus.join(", ")))))
     }
 
+    /// The plan, without a restart that is not permitted.
+    pub(super) fn permitted(&mut self, plan: Plan) -> Plan {
+        match (plan.power, self.means.manner.on_restart) {
+            (Power::Restart(why), OnRestart::LeavePending) => {
+                self.pending = Some(why.clone());
+                Plan { power: Power::Pending(why), ..plan }
+            }
+            (power, _) => Plan { power, ..plan },
+        }
+    }
+
     /// Starts or restarts; returns the new first process.
-    pub(super) fn power(&mut self, outside: &Outside, plan: &Plan) -> Result<Option<u32>> {
+    pub(super) fn power(&mut self, outside: &mut Outside, plan: &Plan) -> Result<Option<u32>> {
         let power = plan.power.clone();
         let was = outside.journal.was;
+        let paths = &self.session.host.paths;
+        outside.journal.pending_restart = match (&power, outside.pid) {
+            (Power::Pending(why), Some(pid)) => pending::left(paths, pid, why),
+            _ => None,
+        };
+        let pending = outside.journal.pending_restart.clone();
         self.step(Step::Power, |job| {
             if power != Power::Keep {
-                job.note(|journal| journal.was = was)?;
+                job.note(|journal| (journal.was, journal.pending_restart) = (was, pending))?;
             }
             let (pid, outcome) = match power {
                 Power::Keep => (None, Outcome::Unchanged("no restart needed".to_owned())),
@@ -83,13 +103,42 @@ impl Job<'_> {
                     (Some(started.pid), how)
                 }
                 Power::Restart(why) => {
-                    (Some(job.session.restart()?), Outcome::Changed(format!("restarted: {why}")))
+                    let applied = pending::applies(job.session)?;
+                    let pid = job.session.restart()?;
+                    (Some(pid), Outcome::Changed(format!("restarted: {why}{applied}")))
+                }
+                Power::Pending(why) => {
+                    let dialect = job.session.runtime.dialect();
+                    (None, pending::outcome(dialect, job.session.ctid, &why))
                 }
             };
-            if pid.is_some() || plan.passthrough.changes() {
-                configure::confirm(job.session, outside, job.means.wish)?;
-            }
+            let pid = match pid.is_some() || plan.passthrough.changes() {
+                true => job.read_back(outside, pid)?,
+                false => pid,
+            };
             Ok((outcome, pid))
         })
+    }
+
+    /// Reads the configuration back, and writes once more what somebody has undone; a container that
+    /// this run has started or restarted is then restarted with it. Returns its first process.
+    fn read_back(&self, outside: &Outside, pid: Option<u32>) -> Result<Option<u32>> {
+        let (session, wish) = (self.session, self.means.wish);
+        if configure::read_back(session, outside, wish)? == ReadBack::Kept {
+            return Ok(pid);
+        }
+        self.warn("somebody has undone the edit of its configuration: written once more");
+        let again = survey::outside(session, wish, self.images.cuda.as_ref())?;
+        if configure::apply(session, &again, wish)? != Applied::Written {
+            return Err(configure::changed(session));
+        }
+        let pid = match (pid, again.reach) {
+            (Some(_), Reach::AtStart) => Some(session.restart()?),
+            _ => pid,
+        };
+        match configure::read_back(session, &again, wish)? {
+            ReadBack::Kept => Ok(pid),
+            ReadBack::Lost => Err(configure::lost(session)),
+        }
     }
 }

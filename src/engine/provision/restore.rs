@@ -12,7 +12,7 @@ use crate::report::{Outcome, Step};
 impl Job<'_> {
     /// What is to be written down before the container is started or stopped.
     pub(super) fn was(&self, before: Before, power: &plan::Power) -> Option<Was> {
-        let restores = self.means.manner.at_the_end == AtTheEnd::RestoreState;
+        let restores = self.means.manner.at_the_end == AtTheEnd::StopAgain;
         let power = match (before, power) {
             (Before::StartedByUs | Before::Stopped, _) if !restores => return None,
             (Before::StartedByUs, _) | (Before::Stopped, plan::Power::Start) => Power::Stopped,
@@ -24,7 +24,7 @@ impl Job<'_> {
 
     /// Whatever happened, the container goes back to what it was.
     pub(super) fn restore(&mut self, before: Before) -> Result<()> {
-        let restores = self.means.manner.at_the_end == AtTheEnd::RestoreState;
+        let restores = self.means.manner.at_the_end == AtTheEnd::StopAgain;
         let is_to_stop = match before {
             Before::Stopped => restores && self.has_started,
             Before::StartedByUs => restores,

@@ -5,7 +5,7 @@
 //! something is set up and looked at in the same one.
 
 use super::{Inside, Job};
-use crate::engine::configure::{self, Applied};
+use crate::engine::configure::{self, Applied, ReadBack};
 use crate::engine::conflicts::{self, Place};
 use crate::engine::survey::{self, Outside};
 use crate::engine::tenant::{self, Own};
@@ -173,7 +173,10 @@ impl Job<'_> {
                 for line in &outside.edit.lines_added {
                     self.detail(format!("configuration: added `{line}`"));
                 }
-                return configure::confirm(self.session, &outside, self.means.wish);
+                let back = configure::read_back(self.session, &outside, self.means.wish)?;
+                if back == ReadBack::Kept {
+                    return Ok(());
+                }
             }
         }
         Err(configure::changed(self.session))
@@ -186,13 +189,19 @@ impl Job<'_> {
             detach::uninstall(session, pid)?;
         }
         let instead = self.instead()?;
-        if !own.packages.is_empty() {
+        let known = journal::load(paths, session.ctid)?;
+        let (ours, unfinished) = known
+            .map(|journal| (journal.packages, journal.unfinished_packages))
+            .unwrap_or_default();
+        let mut packages = own.packages.clone();
+        let is_left = |name: &String| instead.contains(name) && !own.packages.contains(name);
+        packages.extend(unfinished.into_iter().filter(is_left));
+        if !packages.is_empty() {
             // What lies behind the tree that is shown is removed, not the tree.
             self.images.uncover(pid)?;
-            let known = journal::load(paths, session.ctid)?;
-            let others = known.map(|journal| journal.packages).unwrap_or_default().into_iter();
-            let others: Vec<String> = others.filter(|name| !instead.contains(name)).collect();
-            detach::purge(session, &own.packages, &others)
+            let others: Vec<String> =
+                ours.into_iter().filter(|name| !instead.contains(name)).collect();
+            detach::purge(session, &packages, &others)
                 .map_err(|error| error.hint(KEEP_PACKAGES))?;
         }
         // Those that a purge which was cut short has removed are forgotten too.
@@ -201,9 +210,9 @@ impl Job<'_> {
 
     fn set_up(&mut self, pid: u32, root: &ContainerRoot) -> Result<Inside> {
         let (session, wish) = (self.session, self.means.wish);
-        if self.ways.userland == Userland::Share {
-            self.note_driver()?;
-        }
+        // Of one that was stopped it can be told only now.
+        let (place, leaving) = (self.place(pid, root), self.instead()?);
+        self.images.refuse_conflicts(place, &leaving)?;
         self.images.align(pid, root).map_err(|error| error.on(session.ctid))?;
         let triplet = wish.architecture.triplet();
         let look = self.look(0);
@@ -214,8 +223,13 @@ impl Job<'_> {
             false => Vec::new(),
         };
         if !problems.is_empty() {
+            // The container may have mounted something over it while it started.
+            self.images.refuse_conflicts(place, &leaving)?;
             let shown = problems[..problems.len().min(5)].join("\n");
             return Err(Error::install("share what the host has").because(shown));
+        }
+        if self.ways.userland == Userland::Share {
+            self.note_driver()?;
         }
         self.inside_with(pid, facts)
     }

@@ -10,6 +10,7 @@ use crate::engine::wish::host_architecture;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::host::Host;
+use crate::remedy;
 use crate::report::Outcome;
 use crate::version::DriverVersion;
 
@@ -139,8 +140,9 @@ pub fn follow(host: &Host, module: Option<&DriverVersion>) -> Result<Outcome> {
         let old = withdraw(host)?.map(|old| format!(", and {old} is taken away"));
         Outcome::Warned(format!(
             "containers start without one: there is no image of {version}, the loaded kernel \
-             module's version{}: `nvstage sync` makes it, `nvstage prefetch` fetches its installer",
-            old.unwrap_or_default()
+             module's version{}: `{}` fetches and makes it",
+            old.unwrap_or_default(),
+            remedy::sync_all()
         ))
     })
 }

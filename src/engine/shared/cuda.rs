@@ -20,6 +20,7 @@ use super::package::Unpacking;
 use super::store::{Found, Kind, Record, Slot};
 use crate::cache::CachedArtifact;
 use crate::digest::Digest;
+use crate::engine::stock;
 use crate::engine::supplies::Supplies;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -61,7 +62,12 @@ impl<'a> Wanted<'a> {
             let repository = lock.repository(&package.repository);
             repository.is_some_and(|repository| repository.role != Role::Distribution)
         };
-        let packages: Vec<&LockedPackage> = lock.packages.iter().filter(is_cuda).collect();
+        // Of two versions, which a system that was resolved earlier may bring, the higher one.
+        let is_highest = |package: &&LockedPackage| {
+            stock::version(lock, &package.name) == Some(package.version.as_str())
+        };
+        let packages = lock.packages.iter().filter(is_cuda).filter(is_highest);
+        let packages: Vec<&LockedPackage> = packages.collect();
         if packages.is_empty() {
             return Err(Error::install(format!("share CUDA: the lock {} has none", lock.label()))
                 .because("no package in it comes from NVIDIA's repository")

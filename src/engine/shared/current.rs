@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::files::{self, Lock, failed};
 use crate::host::paths::Paths;
+use crate::remedy;
 use crate::version::DriverVersion;
 
 /// The link's name.
@@ -54,15 +55,14 @@ pub fn switch(host: &Host, version: &DriverVersion) -> Result<Switched> {
     let slot = driver::slot(&host.paths, version);
     let refused = |why: &str| {
         Error::host(format!("give containers {}: {why}", slot.label()))
-            .hint("`nvstage sync` makes and mounts it; `nvstage prefetch` fetches its installer")
+            .hint(format!("`{}` fetches, makes and mounts it", remedy::sync_all()))
     };
     if slot.find::<Content>()?.sound().is_none() {
         return Err(refused("there is no sound image of it"));
     }
     if !slot.is_mounted() {
-        return Err(
-            refused("its image is not mounted").hint("`nvstage refresh` mounts what is there")
-        );
+        let hint = format!("`{}` mounts what is there", remedy::refresh());
+        return Err(refused("its image is not mounted").hint(hint));
     }
     let before = current(&host.paths);
     if before.as_ref() == Some(version) {

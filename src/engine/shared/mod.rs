@@ -40,7 +40,7 @@ pub use cuda::{cuda_at_hand, cuda_by_id, obtain_cuda};
 pub use current::{Switched, current, is_there, switch, withdraw};
 pub use driver::{driver_at_hand, obtain_driver};
 pub use store::is_used;
-pub use upkeep::{Rehashed, list, prune, prune_driver, verify};
+pub use upkeep::{Rehashed, list, prune, prune_driver, used_drivers, verify};
 
 /// What lies in the image of a driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

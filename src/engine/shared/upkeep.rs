@@ -11,7 +11,7 @@ use std::fs;
 
 use super::current;
 use super::store::{Kind, Slot, Unmounting};
-use crate::cache::{Damaged, Part, Prune, Removed, Thing};
+use crate::cache::{Damaged, Part, Prune, Removed, Thing, UsedDrivers};
 use crate::digest::Digest;
 use crate::engine::journal;
 use crate::error::{Error, Result};
@@ -19,6 +19,8 @@ use crate::event::{Event, Events};
 use crate::host::Host;
 use crate::host::devices::Inventory;
 use crate::host::paths::Paths;
+use crate::recipe::Userland;
+use crate::remedy;
 use crate::version::DriverVersion;
 
 /// Who needs which image, by kind and name.
@@ -94,6 +96,22 @@ impl Needed {
     }
 }
 
+/// The drivers that containers with a journal have, by NVIDIA's installer.
+///
+/// # Errors
+/// Host error when the directory of journals cannot be read.
+pub fn used_drivers(paths: &Paths) -> Result<UsedDrivers> {
+    let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for ctid in journal::managed(paths)? {
+        let Ok(journal) = journal::load(paths, &ctid) else { return Ok(UsedDrivers::Unknown) };
+        let own = journal.filter(|journal| journal.userland == Userland::Installer);
+        if let Some(version) = own.and_then(|journal| journal.driver) {
+            used.entry(version.to_string()).or_default().push(format!("container {ctid}"));
+        }
+    }
+    Ok(UsedDrivers::Known(used))
+}
+
 const KINDS: [Kind; 2] = [Kind::Driver, Kind::Cuda];
 
 /// Every image, with what it is needed by.
@@ -166,9 +184,9 @@ pub fn verify(host: &Host, events: &dyn Events) -> Result<Rehashed> {
                 damaged.kept_by = needed.by(kind, &name);
             }
             let text = format!(
-                "{} was damaged and is removed: `nvstage refresh` or the next run that needs it \
-                 makes it again",
-                slot.label()
+                "{} was damaged and is removed: `{}` or the next run that needs it makes it again",
+                slot.label(),
+                remedy::refresh()
             );
             events.emit(Event::Warning { text });
         }
@@ -235,7 +253,10 @@ pub fn prune_driver(host: &Host, version: &DriverVersion, mode: Prune) -> Result
     if !by.is_empty() {
         return Err(Error::host(format!("remove the shared driver {version}: it is needed"))
             .because(format!("by {}", by.join(", ")))
-            .hint("when another kernel module is loaded, `nvstage refresh` gives containers its driver"));
+            .hint(format!(
+                "when another kernel module is loaded, `{}` gives containers its driver",
+                remedy::refresh()
+            )));
     }
     needed.all_known(Kind::Driver)?;
     Ok(remove(host, (Kind::Driver, name), mode)?.into_iter().collect())

@@ -9,6 +9,7 @@ use crate::container::passthrough::{DeviceNode, NodeKind};
 use crate::error::{Error, Result};
 use crate::gpu::{Assigned, HostNode, WrongMajor, wrong_major};
 use crate::host::paths::Paths;
+use crate::remedy;
 
 /// Nodes that every container with a GPU needs.
 const CONTROL: [&str; 3] = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"];
@@ -157,7 +158,8 @@ fn refuse(missing: &[String], stale: &[String]) -> Result<()> {
         (true, false) => Error::host("use the device nodes of this host: they are out of date"),
     };
     let error = stale.iter().fold(error, |error, why| error.because(why));
-    Err(error.hint("`nvstage refresh` makes the nodes anew when the driver is installed"))
+    let refresh = remedy::refresh();
+    Err(error.hint(format!("`{refresh}` makes the nodes anew when the driver is installed")))
 }
 
 fn character_device(path: &Path) -> Option<Metadata> {

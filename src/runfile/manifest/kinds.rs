@@ -50,6 +50,12 @@ pub(super) enum Place {
     LibrariesBelow(&'static str),
     /// A fixed directory, then the entry's path.
     Fixed(&'static str),
+    /// A fixed directory, whatever the entry's path.
+    Flat(&'static str),
+    /// A fixed directory; for 32-bit files its sub-directory `32`.
+    FlatBoth(&'static str),
+    /// The X server's modules, then the entry's path.
+    XModules,
     /// The entry's path itself.
     Explicit,
     /// `/lib/firmware/nvidia/<version>`, then the entry's path.
@@ -112,7 +118,9 @@ impl Kind {
 }
 
 use Part::{NvidiaModprobe, OpenGl, Systemd, Wine};
-use Place::{Explicit, Firmware, Fixed, Libraries, LibrariesBelow, Nowhere};
+use Place::{
+    Explicit, Firmware, Fixed, Flat, FlatBoth, Libraries, LibrariesBelow, Nowhere, XModules,
+};
 
 const KINDS: &[Kind] = &[
     // The kernel's side: the host's business.
@@ -150,10 +158,10 @@ const KINDS: &[Kind] = &[
     maybe("GRID_LIB_SYMLINK", PATH_LINK, Libraries),
     maybe("FLEXERA_LIB", PATH, Libraries),
     maybe("FLEXERA_LIB_SYMLINK", PATH_LINK, Libraries),
-    maybe("INTERNAL_UTILITY_BINARY", ARCH, Fixed("/usr/lib/nvidia")),
-    maybe("INTERNAL_UTILITY_LIB", ARCH, Fixed("/usr/lib/nvidia")),
-    maybe("INTERNAL_UTILITY_DATA", NONE, Fixed("/usr/lib/nvidia")),
-    maybe("SANDBOXUTILS_FILELIST_JSON", PATH, Nowhere),
+    maybe("INTERNAL_UTILITY_BINARY", ARCH, FlatBoth("/usr/lib/nvidia")),
+    maybe("INTERNAL_UTILITY_LIB", ARCH, FlatBoth("/usr/lib/nvidia")),
+    maybe("INTERNAL_UTILITY_DATA", NONE, FlatBoth("/usr/lib/nvidia")),
+    maybe("SANDBOXUTILS_FILELIST_JSON", PATH, Flat("/usr/share/nvidia/files.d")),
     maybe("WINE_LIB", ARCH, LibrariesBelow("nvidia/wine")).of(Wine),
     // OpenGL, EGL, GLX, Vulkan.
     sure("OPENGL_LIB", ARCH, Libraries).of(OpenGl),
@@ -169,15 +177,15 @@ const KINDS: &[Kind] = &[
     maybe("EGL_EXTERNAL_PLATFORM_JSON", NONE, Fixed("/usr/share/egl/egl_external_platform.d"))
         .of(OpenGl),
     maybe("OPENGL_DATA", PATH, Explicit).of(OpenGl),
-    maybe("GLX_MODULE_SHARED_LIB", PATH, Fixed("/usr/lib/xorg/modules")).of(OpenGl),
-    maybe("GLX_MODULE_SYMLINK", PATH_LINK, Fixed("/usr/lib/xorg/modules")).of(OpenGl),
+    maybe("GLX_MODULE_SHARED_LIB", PATH, XModules).of(OpenGl),
+    maybe("GLX_MODULE_SYMLINK", PATH_LINK, XModules).of(OpenGl),
     maybe("GBM_BACKEND_LIB", ARCH, LibrariesBelow("gbm")),
     // Its target is made absolute when the installer runs.
     maybe("GBM_BACKEND_LIB_SYMLINK", ARCH_LINK, Nowhere),
     maybe("VULKAN_ICD_JSON", PATH, Fixed("/etc/vulkan")),
     maybe("VULKANSC_ICD_JSON", PATH, Fixed("/etc/vulkansc")),
     // The desktop, documents, systemd.
-    maybe("XMODULE_SHARED_LIB", PATH, Fixed("/usr/lib/xorg/modules")),
+    maybe("XMODULE_SHARED_LIB", PATH, XModules),
     maybe("XORG_OUTPUTCLASS_CONFIG", NONE, Fixed("/usr/share/X11/xorg.conf.d")),
     maybe("APPLICATION_PROFILE", PATH, Nowhere),
     maybe("DOT_DESKTOP", PATH_TEMPORARY, Nowhere),
