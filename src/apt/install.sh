@@ -71,6 +71,11 @@ install_now() { apt -y --no-install-recommends --no-remove -o APT::Keep-Download
 # The driver's library, before and after: no package may take its place.
 cuda_library() { ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*libcuda\.so\.1 .* => //p' | head -n 1 | xargs -r readlink -f; }
 library=$(cuda_library)
+# An installer that was cut short may have written every file, and not told the linker.
+if [ -z "$library" ] && [ "$what" = install ]; then
+  ldconfig 2>/dev/null
+  library=$(cuda_library)
+fi
 
 # DPkg::Lock::Timeout is not for the lock on the lists, which the daily update holds after a boot.
 waited=0
